@@ -1,0 +1,162 @@
+"""Configuration as frozen dataclasses: one source for a setting's type, default, range and text.
+
+The ROS parameters, ``a2p`` options and ``config/hands.yaml`` are derived from these fields.
+``runtime=True`` marks a setting that may change while the pipeline runs; all others are
+read when it is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from a2p_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one field beside its type and default."""
+
+    text: str
+    low: float | None = None
+    high: float | None = None
+    runtime: bool = False
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    runtime: bool = False,
+) -> Any:
+    """A dataclass field with description, range and whether it may change at run time."""
+    return field(default=default, metadata={"setting": Setting(text, low, high, runtime)})
+
+
+class Checked:
+    """Base that checks each field against its declared type, choices and range."""
+
+    def __post_init__(self) -> None:
+        for name, kind, info in settings_of(type(self)):
+            check(f"{type(self).__name__}.{name}", getattr(self, name), kind, info)
+
+
+def check(name: str, value: Any, kind: Any, info: Setting) -> None:
+    """Raise ConfigError unless ``value`` is of ``kind`` and in range."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ConfigError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+        return
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name}: expected {kind.__name__}, got {type(value).__name__} {value!r}")
+    if kind in (int, float):
+        low, high = info.low, info.high
+        if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+            raise ConfigError(f"{name}: expected a value in [{low}, {high}], got {value!r}")
+
+
+def settings_of(cls: type) -> Iterator[tuple[str, Any, Setting]]:
+    """(name, type, setting) of each leaf field of a configuration class."""
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if "setting" in f.metadata:
+            yield f.name, hints[f.name], f.metadata["setting"]
+
+
+@dataclass(frozen=True)
+class DetectionConfig(Checked):
+    """Image -> boxes with side and score."""
+
+    backend: Literal["mediapipe", "rtmdet"] = setting("mediapipe", "Hand detector: MediaPipe's palm model, or RTMDet from an ONNX file.")
+    rtmdet_path: str = setting("", "ONNX file of an RTMDet hand detector with its post-processing; needed by backend rtmdet.")
+    min_score: float = setting(0.5, "Detections below this score are dropped.", low=0.0, high=1.0, runtime=True)
+    interval: int = setting(5, "Frames between runs of the detector while fewer than two hands are tracked; while two are, it runs three times more rarely.", low=1, high=1000, runtime=True)
+
+
+@dataclass(frozen=True)
+class LandmarkConfig(Checked):
+    """Box -> 21 keypoints."""
+
+    min_presence: float = setting(0.5, "A hand whose landmark model reports a lower presence is lost.", low=0.0, high=1.0, runtime=True)
+
+
+@dataclass(frozen=True)
+class FitConfig(Checked):
+    """Keypoints -> MANO pose and shape (the first regressor, ``keypoint_fit``)."""
+
+    iterations: int = setting(4, "Levenberg-Marquardt steps on a tracked hand; a new hand gets four times as many.", low=1, high=100)
+    max_error: float = setting(0.12, "A hand is rejected when its joints project farther than this from the keypoints on average, relative to the hand box.", low=0.0, high=10.0, runtime=True)
+
+
+@dataclass(frozen=True)
+class PlacementConfig(Checked):
+    """Where the hands are, in metres."""
+
+    hand_length: float = setting(0.0, "The user's hand, wrist joint to middle fingertip with the hand flat [m]; 0 = unknown, the mean adult hand is assumed and metric_scale is false.", low=0.0, high=0.30, runtime=True)
+    assumed_fov: float = setting(1.05, "Horizontal field of view [rad] assumed without CameraInfo.", low=0.1, high=3.0)
+
+
+@dataclass(frozen=True)
+class SmoothingConfig(Checked):
+    """One-Euro filtering of the placed hands."""
+
+    enabled: bool = setting(True, "Smooth the published hands over time.", runtime=True)
+    min_cutoff: float = setting(1.5, "Cut-off frequency of a hand at rest [Hz]; lower is smoother.", low=0.01, high=100.0, runtime=True)
+    beta: float = setting(8.0, "How fast the cut-off rises with speed [Hz s/m]; higher lags less.", low=0.0, high=1000.0, runtime=True)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything the core needs; one nested class a stage."""
+
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    device: DeviceConfig = field(default_factory=lambda: DeviceConfig())
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> PipelineConfig:
+        """Build from dotted names, ``{"detection.backend": "rtmdet"}``; unknown names raise ConfigError."""
+        return cls().replace_flat(values)
+
+    def replace_flat(self, values: Mapping[str, Any]) -> PipelineConfig:
+        """A copy with some dotted names replaced and checked."""
+        known = {name for name, _, _ in self.flat_settings()}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        stages: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            stage, leaf = name.split(".")
+            stages.setdefault(stage, {})[leaf] = value
+        return dataclasses.replace(self, **{s: dataclasses.replace(getattr(self, s), **v) for s, v in stages.items()})
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted name -> value of every setting."""
+        return {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name, _, _ in self.flat_settings()}
+
+    @classmethod
+    def flat_settings(cls) -> Iterator[tuple[str, Any, Setting]]:
+        """(dotted name, type, setting) of every setting."""
+        for stage, stage_cls in typing.get_type_hints(cls).items():
+            for name, kind, info in settings_of(stage_cls):
+                yield f"{stage}.{name}", kind, info
+
+
+@dataclass(frozen=True)
+class DeviceConfig(Checked):
+    """Where the networks run."""
+
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = setting("auto", "auto takes the best provider that is granted; any other choice is an error when it is not granted.")
+    threads: int = setting(0, "CPU threads of each model; 0 = the number of cores, at most 4.", low=0, high=256)
+    hand_model: str = setting("", "Folder with MANO_RIGHT.npz and MANO_LEFT.npz made by `a2p hand-model convert`; empty = the open hand.")
