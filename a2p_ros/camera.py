@@ -14,7 +14,7 @@ projection stays one-to-one and nothing outside the picture is thrown into it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -30,6 +30,10 @@ DistortionModel = Literal["none", "plumb_bob", "rational_polynomial", "equidista
 #: Numbers of coefficients that each model accepts.
 _LENGTHS = {"none": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 _ALIASES = {"": "none", "fisheye": "equidistant", "kannala_brandt4": "equidistant", "radtan": "plumb_bob"}
+_UNCALIBRATED = (
+    "run camera_calibration and publish its CameraInfo, "
+    "or unset the CameraInfo topic to go on with an assumed field of view"
+)
 _MIN_SLOPE = 0.05
 _MAX_RADIUS = 8.0
 _MAX_RAY_ANGLE = math.radians(89.0)
@@ -46,54 +50,56 @@ class Roi(NamedTuple):
 
 
 class _Radial:
-    """The radial part of a lens: r -> r_distorted, made monotone, and its inverse."""
+    """The radial part of a lens: r -> r_distorted = r top(r^2) / bottom(r^2), made monotone, and its inverse."""
 
-    def __init__(self, numerator: Sequence[float], denominator: Sequence[float], limit: float) -> None:
-        self._polynomials = [np.array([1.0, *p]) for p in (numerator, denominator)]
+    def __init__(self, top: Sequence[float], bottom: Sequence[float], limit: float) -> None:
+        self._top, self._bottom = (1.0, *map(float, top)), (1.0, *map(float, bottom))
         grid = np.linspace(0.0, limit, 2048)
-        slope = self._slope(grid)
-        bad = np.flatnonzero(~(slope > _MIN_SLOPE))
+        values, slopes = self._inside(grid)
+        bad = np.flatnonzero(~(slopes > _MIN_SLOPE))
         if bad.size and bad[0] < 2:
             raise CameraError(
-                f"distortion coefficients {list(map(float, numerator))} fold the picture at its centre; calibrate again"
+                f"distortion coefficients {self._top[1:]} fold the picture at its centre; calibrate again"
             )
-        grid = grid[: bad[0]] if bad.size else grid
-        self.limit = float(grid[-1])
-        self._end_slope = float(self._slope(np.array(self.limit)))
-        self._grid, self._values = grid, self._value(grid)
-        self._end = float(self._values[-1])
+        end = int(bad[0]) if bad.size else len(grid)
+        self._grid, self._values = grid[:end], values[:end]
+        self.limit, self._limit_slope = float(grid[end - 1]), float(slopes[end - 1])
 
-    def _terms(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        squared = r * r
-        top, bottom = (np.polyval(p[::-1], squared) for p in self._polynomials)
-        d_top, d_bottom = (
-            2 * r * np.polyval((np.arange(1, len(p)) * p[1:])[::-1], squared) if len(p) > 1 else 0 * r
-            for p in self._polynomials
-        )
-        return top, bottom, d_top, d_bottom
+    def _inside(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Value and slope of the formula itself; slope -1 past a pole."""
+        s = r * r
+        top, d_top = _horner(self._top, s)
+        if len(self._bottom) == 1:
+            return r * top, top + 2 * s * d_top
+        bottom, d_bottom = _horner(self._bottom, s)
+        safe = np.where(bottom > 0, bottom, 1.0)
+        ratio = top / safe
+        return r * ratio, np.where(bottom > 0, ratio + 2 * s * (d_top - ratio * d_bottom) / safe, -1.0)
 
-    def _value(self, r: np.ndarray) -> np.ndarray:
-        top, bottom, _, _ = self._terms(r)
-        return r * top / bottom
-
-    def _slope(self, r: np.ndarray) -> np.ndarray:
-        top, bottom, d_top, d_bottom = self._terms(r)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = top / bottom + r * (d_top * bottom - top * d_bottom) / bottom**2
-        return np.where(bottom > 0, slope, -1.0)
-
-    def distort(self, r: np.ndarray) -> np.ndarray:
-        """Distorted radius, linear beyond the limit."""
+    def distort(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distorted radius and its slope; linear beyond the limit."""
         inside = np.minimum(r, self.limit)
-        return self._value(inside) + self._end_slope * (r - inside)
+        value, slope = self._inside(inside)
+        return value + self._limit_slope * (r - inside), slope
 
-    def undistort(self, distorted: np.ndarray) -> np.ndarray:
-        """Inverse of ``distort``: table, then Newton."""
-        inside = np.minimum(distorted, self._end)
-        r = np.interp(inside, self._values, self._grid)
-        for _ in range(2):
-            r = np.clip(r - (self._value(r) - inside) / self._slope(r), 0.0, self.limit)
-        return r + (distorted - inside) / self._end_slope
+    def undistort(self, distorted: np.ndarray, steps: int = 2) -> np.ndarray:
+        """Inverse of ``distort``: a table, then Newton steps."""
+        inside = np.minimum(distorted, self._values[-1])
+        r = np.interp(inside, self._values, self._grid) + (distorted - inside) / self._limit_slope
+        for _ in range(steps):
+            value, slope = self.distort(r)
+            r = r - (value - distorted) / slope
+        return r
+
+
+def _horner(coefficients: Sequence[float], s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A polynomial and its derivative at s."""
+    value = np.full_like(s, coefficients[-1])
+    slope = np.zeros_like(s)
+    for c in coefficients[-2::-1]:
+        slope = slope * s + value
+        value = value * s + c
+    return value, slope
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,8 @@ class CameraModel:
     def __post_init__(self) -> None:
         if self.distortion_model not in get_args(DistortionModel):
             raise CameraError(
-                f"distortion model {self.distortion_model!r} is unknown; known are {', '.join(get_args(DistortionModel))}. "
-                "Subscribe to a rectified topic and set `rectified`"
+                f"distortion model {self.distortion_model!r} is unknown; known are "
+                f"{', '.join(get_args(DistortionModel))}. Subscribe to a rectified topic and set `rectified`"
             )
         if len(self.d) not in _LENGTHS[self.distortion_model]:
             wanted = " or ".join(map(str, _LENGTHS[self.distortion_model]))
@@ -128,10 +134,7 @@ class CameraModel:
         if not all(map(math.isfinite, values)):
             raise CameraError(f"camera intrinsics are not finite: {values}; calibrate the camera")
         if self.fx <= 0 or self.fy <= 0:
-            raise CameraError(
-                f"the camera is uncalibrated (fx = {self.fx:g}, fy = {self.fy:g}): run camera_calibration and publish its "
-                "CameraInfo, or unset the CameraInfo topic to go on with an assumed field of view"
-            )
+            raise CameraError(f"the camera is uncalibrated (fx = {self.fx:g}, fy = {self.fy:g}): {_UNCALIBRATED}")
         if self.width <= 0 or self.height <= 0:
             raise CameraError(f"camera size {self.width} x {self.height}: expected positive width and height")
         if self.distortion_model != "none":
@@ -188,10 +191,8 @@ class CameraModel:
         else:
             fx, skewness, cx, fy, cy = (float(K[i]) for i in (0, 1, 2, 4, 5))
         if fx == 0 or fy == 0:
-            raise CameraError(
-                f"the camera is uncalibrated ({'P' if rectified else 'K'} has fx = {fx:g}, fy = {fy:g}): run camera_calibration "
-                "and publish its CameraInfo, or unset the CameraInfo topic to go on with an assumed field of view"
-            )
+            name = "P" if rectified else "K"
+            raise CameraError(f"the camera is uncalibrated ({name} has fx = {fx:g}, fy = {fy:g}): {_UNCALIBRATED}")
         if abs(skewness) > 1e-6 * abs(fx):
             raise CameraError(f"camera matrix with skew {skewness:g} is not supported; expected 0")
         model, d = ("none", ()) if rectified else _normalise(distortion_model, D)
@@ -235,8 +236,9 @@ class CameraModel:
         )
         if not fits:
             raise CameraError(
-                f"the image is {width} x {height}, but the CameraInfo describes one of {self.width} x {self.height} (after "
-                "binning and region of interest): publish the CameraInfo that belongs to this image, or scale it with the image"
+                f"the image is {width} x {height}, but the CameraInfo describes one of {self.width} x {self.height} "
+                "(after binning and region of interest): publish the CameraInfo that belongs to this image, "
+                "or scale it with the image"
             )
 
     def rays(self, px: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
@@ -254,12 +256,17 @@ class CameraModel:
             return q * np.where(distorted > 1e-9, np.tan(angle) / np.maximum(distorted, 1e-9), 1.0)
         if self._tilt is not None:
             q = _apply_homography(np.linalg.inv(self._tilt), q)
-        point = self._scale_radius(q, self._radial.undistort)
+        # Newton with the radial part's own Jacobian; the small tangential part goes into the residual.
+        r = np.linalg.norm(q, axis=-1, keepdims=True)
+        point = q * (self._radial.undistort(r, steps=0) / np.maximum(r, 1e-12))
         for _ in range(30):
-            previous = point
-            point = self._scale_radius(q - self._tangential(point), self._radial.undistort)
-            if not np.max(np.abs(point - previous), initial=0.0) > 1e-11:
+            distorted, r, along, across = self._distort(point)
+            error = q - distorted
+            if not np.max(np.abs(error), initial=0.0) > 1e-12:
                 break
+            direction = point / np.maximum(r, 1e-12)
+            radial = np.sum(error * direction, axis=-1, keepdims=True) * direction
+            point = point + radial / along + (error - radial) / across
         return point
 
     def project(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 2"]:
@@ -274,12 +281,12 @@ class CameraModel:
             r = np.linalg.norm(xy, axis=-1, keepdims=True)
             angle = np.arctan2(r, z)
             with np.errstate(divide="ignore", invalid="ignore"):
-                scale = np.where(r > 1e-12, self._radial.distort(angle) / np.maximum(r, 1e-12), 1 / z)
+                scale = np.where(r > 1e-12, self._radial.distort(angle)[0] / np.maximum(r, 1e-12), 1 / z)
             q = np.where((r > 1e-12) | (z > 0), xy * scale, np.nan)
         else:
             q = np.where(z > 0, xy / np.where(z > 0, z, 1.0), np.nan)
             if self.distortion_model != "none":
-                q = self._scale_radius(q, self._radial.distort) + self._tangential(q)
+                q = self._distort(q)[0]
                 q = q if self._tilt is None else _apply_homography(self._tilt, q)
         return q * (self.fx, self.fy) + (self.cx, self.cy)
 
@@ -306,20 +313,20 @@ class CameraModel:
         project = np.array([[turn[2, 2], 0, -turn[0, 2]], [0, turn[2, 2], -turn[1, 2]], [0, 0, 1]])
         return project @ turn
 
-    def _scale_radius(self, q: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        r = np.linalg.norm(q, axis=-1, keepdims=True)
-        return q * np.where(r > 1e-9, change(r) / np.maximum(r, 1e-9), 1.0)
+    def _distort(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Distorted points of a polynomial model, their radii, and the radial stretch along and across the radius.
 
-    def _tangential(self, q: np.ndarray) -> np.ndarray:
-        """Decentring and thin-prism shift, held constant beyond the radial limit."""
+        The decentring and thin-prism shift is held constant beyond the radial limit.
+        """
         k = self._coefficients
         r = np.linalg.norm(q, axis=-1, keepdims=True)
-        q = q * np.minimum(1.0, self._radial.limit / np.maximum(r, 1e-9))
-        x, y = q[..., 0], q[..., 1]
+        value, along = self._radial.distort(r)
+        across = np.where(r > 1e-9, value / np.maximum(r, 1e-9), 1.0)
+        x, y = np.moveaxis(q * np.minimum(1.0, self._radial.limit / np.maximum(r, 1e-9)), -1, 0)
         r2 = x * x + y * y
         dx = 2 * k[2] * x * y + k[3] * (r2 + 2 * x * x) + k[8] * r2 + k[9] * r2 * r2
         dy = k[2] * (r2 + 2 * y * y) + 2 * k[3] * x * y + k[10] * r2 + k[11] * r2 * r2
-        return np.stack([dx, dy], axis=-1)
+        return q * across + np.stack([dx, dy], axis=-1), r, along, across
 
 
 def rotation_to_ray(camera: CameraModel, px: Sequence[float] | Float[np.ndarray, "2"]) -> Float[np.ndarray, "3 3"]:

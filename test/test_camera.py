@@ -109,7 +109,7 @@ def test_points_behind_a_pinhole_are_nan_and_leave_the_others_alone() -> None:
 
 
 def test_binning_and_region_of_interest_by_pixel_blocks() -> None:
-    """The published pixel (u, v) is the mean of a block of sensor pixels: project to the sensor, then find the block."""
+    """The published pixel (u, v) is the mean of a block of sensor pixels: project to the sensor, find the block."""
     model, d = POLYNOMIAL["plumb_bob"]
     points = points_in_view(5)
     full = camera(model, d).project(points)
@@ -174,7 +174,7 @@ def test_refusals_name_what_arrived(arguments: dict[str, object], message: str) 
 
 
 def test_image_of_another_size_is_named_with_the_cameras_own() -> None:
-    with pytest.raises(CameraError, match="image is 320 x 240.* 640 x 480"):
+    with pytest.raises(CameraError, match=r"image is 320 x 240.* 640 x 480"):
         camera().check_image(240, 320)
     camera().check_image(480, 640)
     binned = CameraModel.from_calibration(641, 480, K, binning_x=2, binning_y=2)
@@ -202,7 +202,7 @@ def test_pixel_to_ray_to_pixel_is_the_identity(x: float, y: float, name: str) ->
 
 
 def test_rotation_to_ray_is_a_pure_stretch() -> None:
-    """A camera turned along the ray sees the same surroundings up to a symmetric 2x2 map: no rotation in the picture."""
+    """A camera turned along the ray sees its surroundings up to a symmetric 2x2 map: no rotation in the picture."""
     cam = CameraModel.assume(1280, 720, 1.8)
     pixel = np.array([1150.0, 640.0])
     turn = rotation_to_ray(cam, pixel)
