@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from a2p_ros.errors import InputError
-from a2p_ros.ros import encodings
-from a2p_ros.ros.encodings import DIRECT_ENCODINGS, compressed_to_rgb, image_to_rgb
+from a2p_ros import encodings
+from a2p_ros.encodings import DIRECT_ENCODINGS, compressed_to_rgb, image_to_rgb
 
 WIDTH, HEIGHT = 46, 30
 
