@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from a2p_ros.errors import InputError
+from a2p_ros.hand_frames import wrist_frame
 from a2p_ros.rotations import matrix_to_axis_angle, matrix_to_quaternion_xyzw
-from a2p_ros.types import Box, PlacedHand, Side, Status, TwoHands
+from a2p_ros.types import Box, PlacedHand, Status, TwoHands
 
 Fields = dict[str, Any]
 
@@ -72,7 +74,9 @@ def hand_fields(
     shown = None if status is Status.NOT_DETECTED or status is Status.REJECTED else hand
     if status is Status.PREDICTED and not coast_valid:
         shown = None
-    if shown is None:
+    rotation = _wrist_rotation(shown)
+    if shown is None or rotation is None:
+        status = Status.REJECTED if shown is not None else status
         nothing = {name: _flat(None, length) for name, length in ARRAY_LENGTHS.items()}
         pose = {"position": _xyz([math.nan] * 3), "orientation": {k: math.nan for k in "xyzw"}}
         return {
@@ -83,7 +87,6 @@ def hand_fields(
             **nothing,
             "box": _region(None, image_size),
         }
-    rotation = wrist_rotation(shown.joints, shown.side)
     quaternion = matrix_to_quaternion_xyzw(rotation)
     pose_matrices = np.concatenate([shown.pose.global_orient[None], shown.pose.hand_pose])
     return {
@@ -105,26 +108,18 @@ def hand_fields(
     }
 
 
-def wrist_rotation(joints: Float[np.ndarray, "21 3"], side: Side) -> Float[np.ndarray, "3 3"]:
-    """R_camera_wrist, whose columns are the axes of the wrist frame in the camera frame.
-
-    x points from the wrist to the middle finger's base, z out of the back of the hand, y = z x x; a right-handed
-    frame on both hands. The back is the normal of the wrist and the bases of index and little finger, which are
-    one rigid piece in MANO, so bent fingers do not turn it.
-    """
-    x = joints[9] - joints[0]
-    x = x / np.linalg.norm(x)
-    normal = np.cross(joints[17] - joints[0], joints[5] - joints[0])
-    z = normal if side is Side.RIGHT else -normal
-    z = z - z @ x * x
-    z = z / np.linalg.norm(z)
-    return np.stack([x, np.cross(z, x), z], axis=1)
-
-
 def stamp_fields(stamp: float) -> dict[str, int]:
     """``builtin_interfaces/Time`` of seconds, exact to the nanosecond that a float64 can hold."""
     nanoseconds = round(stamp * 1e9)
     return {"sec": nanoseconds // 1_000_000_000, "nanosec": nanoseconds % 1_000_000_000}
+
+
+def _wrist_rotation(hand: PlacedHand | None) -> Float[np.ndarray, "3 3"] | None:
+    """R_camera_wrist; None without a hand, and for joints that span no palm, which is no plausible hand."""
+    try:
+        return None if hand is None else wrist_frame(hand.joints, hand.side)
+    except InputError:
+        return None
 
 
 def _flat(values: Float[np.ndarray, "..."] | None, length: int) -> Float32[np.ndarray, "length"]:
