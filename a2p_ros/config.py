@@ -86,6 +86,13 @@ class LandmarkConfig(Checked):
     """Box -> 21 keypoints."""
 
     min_presence: float = setting(0.5, "A hand whose landmark model reports a lower presence is lost.", low=0.0, high=1.0, runtime=True)
+    min_size: float = setting(
+        0.12,
+        "A hand whose box is smaller than this share of the image's shorter edge is too far away and not reported.",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -106,13 +106,16 @@ class Detection:
     ``box`` is the tight box of the visible hand [px]. ``right`` is the probability that it
     is the person's right hand (0.5 = unknown). ``rotation`` is the clockwise angle in the
     image [rad] of the direction wrist -> middle finger base, measured from straight up
-    (0 = fingers up, pi/2 = fingers to the image's right); None = unknown.
+    (0 = fingers up, pi/2 = fingers to the image's right); None = unknown. ``square`` is
+    (centre x, centre y, edge) [px] of the square, turned by ``rotation``, that the landmark
+    stage should look at, where the source knows a better one than follows from the box.
     """
 
     box: Box
     score: float
     right: float = 0.5
     rotation: float | None = None
+    square: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""What every hand detector is, and how one is chosen."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from a2p_ros.config import DetectionConfig, DeviceConfig
+from a2p_ros.types import Detection, Image
+
+
+class Detector(Protocol):
+    """Image (RGB) -> hands, best first.
+
+    ``device`` is what it really runs on: cpu, cuda or tensorrt. ``min_score`` may be changed between calls.
+    """
+
+    name: str
+    device: str
+    min_score: float
+
+    def __call__(self, image: Image) -> list[Detection]:
+        """Hands in an RGB image."""
+        ...
+
+
+def make_detector(config: DetectionConfig, device: DeviceConfig) -> Detector:
+    """The configured detector, its model loaded.
+
+    Raises:
+        MissingDependencyError: the package that carries or runs the model is not installed.
+        WeightsError: the model file is missing or is not what it should be.
+        DeviceError: the device asked for was not granted.
+    """
+    if config.backend == "rtmdet":
+        from a2p_ros.detection.rtmdet import RtmDetector
+
+        return RtmDetector(config, device)
+    from a2p_ros.detection.palm import PalmDetector
+
+    return PalmDetector(config, device)

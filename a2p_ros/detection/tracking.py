@@ -1,0 +1,219 @@
+"""From finds in single frames to at most one left and one right hand, stable over time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from a2p_ros.config import DetectionConfig
+from a2p_ros.detection.detector import Detector
+from a2p_ros.detection.regions import moved, region_of, same_hand, same_place, square_of
+from a2p_ros.types import Detection, HandKeypoints, Image, Pair, Side
+
+#: Regions looked at in one frame, carried ones first.
+MAX_REGIONS = 4
+#: Evidence for a side is a sum of log-odds over frames; neighbouring frames are not independent, so it is capped.
+MAX_EVIDENCE = 12.0
+#: Least probability that one frame may give to either side.
+MIN_SIDE_PROBABILITY = 0.03
+#: Reward for staying on a side: a hand changes sides only on contrary evidence of half of this.
+KEEP_SIDE = 4.0
+#: A hand takes a side against its evidence only while that is weaker than this log-odds (probability 0.7).
+DOUBTFUL = 0.85
+#: A hand that gets no side is followed only while its evidence is weaker than this log-odds (probability 0.9).
+UNDECIDED = 2.2
+#: Below this presence a tracked hand is doubted: the detector runs and its region is preferred.
+LOW_PRESENCE = 0.8
+#: Fraction of the last frame's motion by which a region is moved ahead. At 0.44 of the hand a frame, 0 loses
+#: one frame in twenty and 0.75 none (one_hand_pinches, shaken by software); at rest they do not differ.
+PREDICTION = 0.75
+#: A lost hand's side is remembered for this many frames, fading by this factor a frame.
+MEMORY_FRAMES, MEMORY_FADE = 15, 0.85
+
+
+@dataclass
+class _Track:
+    """One hand followed over time. ``evidence`` is the log-odds that it is a right hand."""
+
+    hand: HandKeypoints
+    region: Detection
+    evidence: float
+    side: Side | None = None
+    missing: int = 0
+
+
+@dataclass
+class HandTracker:
+    """Carries hands from frame to frame, decides when to detect, and which hand is which.
+
+    In each frame: ``regions`` (where to look), the landmark stage on them, ``update``. ``interval``
+    may be changed between frames.
+
+    A hand whose landmarks fail is gone from the very next result; nothing is coasted. Only its side
+    is remembered for a moment, so that a hand found again in the same place keeps it.
+    """
+
+    interval: int = 5
+    _tracks: list[_Track] = field(default_factory=list)
+    _lost: list[_Track] = field(default_factory=list)
+    _asked: list[Detection] = field(default_factory=list)
+    _since_detection: int = 0
+    _search: int = 0
+    _size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_config(cls, config: DetectionConfig) -> HandTracker:
+        """A tracker with the configured detection interval."""
+        return cls(interval=config.interval)
+
+    def reset(self) -> None:
+        """Forget all hands; the detector runs on the next frame."""
+        self._tracks, self._lost, self._asked = [], [], []
+        self._since_detection = self._search = 0
+
+    def detection_due(self) -> bool:
+        """Whether the detector should run on the coming frame."""
+        sided = [track for track in self._tracks if track.side is not None]
+        if not sided or self._search > 0 or any(track.hand.presence < LOW_PRESENCE for track in sided):
+            return True
+        return self._since_detection + 1 >= self.interval * (3 if len(sided) == 2 else 1)
+
+    def regions(self, image: Image, detector: Detector) -> list[Detection]:
+        """Where to look for hands in this frame: carried regions, then new ones from the detector if it is due."""
+        size = (image.shape[0], image.shape[1])
+        if self._size not in (None, size):
+            self.reset()
+        self._size = size
+        carried = [track.region for track in self._tracks]
+        found: list[Detection] = []
+        if self.detection_due():
+            self._since_detection, self._search = 0, max(self._search - 1, 0)
+            found = detector(image)
+        else:
+            self._since_detection += 1
+        for i, track in enumerate(self._tracks):
+            near = [detection for detection in found if same_place(detection, carried[i])]
+            found = [detection for detection in found if detection not in near]
+            if near and track.hand.presence < LOW_PRESENCE:
+                carried[i] = near[0]
+        fresh: list[Detection] = []
+        for detection in sorted(found, key=lambda d: -d.score):
+            if not any(same_place(detection, other) for other in fresh):
+                fresh.append(detection)
+        self._asked = (carried + fresh)[:MAX_REGIONS]
+        return list(self._asked)
+
+    def update(self, hands: list[HandKeypoints | None]) -> Pair[HandKeypoints | None]:
+        """The landmark stage's answers to ``regions``, in its order -> the left and the right hand.
+
+        Raises:
+            ValueError: the number of answers is not that of the regions.
+        """
+        if len(hands) != len(self._asked):
+            raise ValueError(f"expected {len(self._asked)} answers, one a region, got {len(hands)}")
+        before = len(self._tracks)
+        tracks: list[_Track] = []
+        for i, hand in enumerate(hands):
+            track = self._tracks[i] if i < before else None
+            if hand is None:
+                if track is not None:
+                    self._lose(track)
+            elif track is not None:
+                tracks.append(self._follow(track, hand))
+            else:
+                tracks.append(self._begin(hand))
+        self._asked = []
+        tracks = _without_duplicates(tracks)
+        _assign_sides(tracks)
+        # Followed without a side: only one at a time, and only while it may yet turn out the missing hand.
+        sided = [track for track in tracks if track.side is not None]
+        open_ = [track for track in tracks if track.side is None and abs(track.evidence) < UNDECIDED]
+        self._tracks = (sided + open_)[:2]
+        self._forget()
+        return Pair(left=_hand_of(sided, Side.LEFT), right=_hand_of(sided, Side.RIGHT))
+
+    def reject(self, side: Side) -> None:
+        """Drop the hand of a side that a later stage found implausible; the detector looks for it again."""
+        for track in [track for track in self._tracks if track.side is side]:
+            self._tracks.remove(track)
+            self._lose(track)
+
+    def _begin(self, hand: HandKeypoints) -> _Track:
+        evidence = _log_odds(hand)
+        for lost in [lost for lost in self._lost if same_place(lost.region, region_of(hand))]:
+            evidence += lost.evidence * MEMORY_FADE**lost.missing
+            self._lost.remove(lost)
+        return _Track(hand, region_of(hand), _capped(evidence))
+
+    def _follow(self, track: _Track, hand: HandKeypoints) -> _Track:
+        evidence = _capped(track.evidence + _log_odds(hand))
+        region, before = region_of(hand), region_of(track.hand)
+        (x, y, _), (x0, y0, _) = square_of(region), square_of(before)
+        return _Track(hand, moved(region, PREDICTION * (x - x0), PREDICTION * (y - y0)), evidence, track.side)
+
+    def _lose(self, track: _Track) -> None:
+        if track.side is not None:
+            self._lost.append(track)
+            self._search = max(self._search, self.interval)
+
+    def _forget(self) -> None:
+        for track in self._lost:
+            track.missing += 1
+        self._lost = [track for track in self._lost if track.missing <= MEMORY_FRAMES]
+
+
+def _log_odds(hand: HandKeypoints) -> float:
+    """One frame's evidence for a right hand."""
+    right = min(max(hand.right, MIN_SIDE_PROBABILITY), 1 - MIN_SIDE_PROBABILITY)
+    return hand.presence * math.log(right / (1 - right))
+
+
+def _capped(evidence: float) -> float:
+    return min(max(evidence, -MAX_EVIDENCE), MAX_EVIDENCE)
+
+
+def _without_duplicates(tracks: list[_Track]) -> list[_Track]:
+    """Keep the better of two tracks on one hand: sided before new, its side confirmed, then presence."""
+    kept: list[_Track] = []
+    for track in sorted(tracks, key=_quality, reverse=True):
+        if not any(same_hand(track.hand, other.hand) for other in kept):
+            kept.append(track)
+    return kept
+
+
+def _quality(track: _Track) -> tuple[bool, bool, float]:
+    confirmed = track.side is not None and (track.hand.right > 0.5) == (track.side is Side.RIGHT)
+    return confirmed, track.side is not None, track.hand.presence
+
+
+def _assign_sides(tracks: list[_Track]) -> None:
+    """Give each hand a side or none, at most one hand a side, by the greatest sum of evidence.
+
+    ``_gain`` is the worth of one choice; a hand without a side is worth 0, so two hands that claim
+    one side leave the weaker its side only where its own evidence hardly speaks against it.
+    """
+    options = (Side.LEFT, Side.RIGHT, None)
+    best, worth = [None] * len(tracks), -math.inf
+    for choice in itertools.product(options, repeat=len(tracks)):
+        taken = [side for side in choice if side is not None]
+        if len(taken) != len(set(taken)):
+            continue
+        total = sum(_gain(track, side) for track, side in zip(tracks, choice, strict=True))
+        if total > worth:
+            best, worth = list(choice), total
+    for track, side in zip(tracks, best, strict=True):
+        track.side = side
+
+
+def _gain(track: _Track, side: Side | None) -> float:
+    if side is None:
+        return 0.0
+    evidence = track.evidence if side is Side.RIGHT else -track.evidence
+    return evidence + DOUBTFUL + (KEEP_SIDE if side is track.side else 0.0)
+
+
+def _hand_of(tracks: list[_Track], side: Side) -> HandKeypoints | None:
+    return next((track.hand for track in tracks if track.side is side), None)
