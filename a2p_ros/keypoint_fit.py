@@ -1,0 +1,183 @@
+"""The first regressor: MANO pose and shape from 21 keypoints, by least squares.
+
+Each hand is solved in the axes of a virtual camera that looks along its crop's ray. There the
+landmark stage's 3D points hold as they are, projection stays exact, and the corner of a wide
+image is no different from its centre; the result is turned into the real camera's axes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from a2p_ros.camera import CameraModel
+from a2p_ros.config import FitConfig, PlacementConfig
+from a2p_ros.hand_solver import HandProblem, Linearised, Measured
+from a2p_ros.rotations import angle_between
+from a2p_ros.shape_estimate import ShapeEstimate
+from a2p_ros.skeleton import Skeleton, has_rigid_tips, side_arrays
+from a2p_ros.types import HandKeypoints, HandPose, Pair, Side
+
+if TYPE_CHECKING:
+    from a2p_ros.hand.model import HandModel
+
+#: Steps of a new hand, in multiples of ``FitConfig.iterations``.
+_NEW_HAND = 4
+#: A tracked hand whose error exceeds this, or that has turned this far [rad] from the 3D points, is started anew.
+_LOST_ERROR = 0.07
+_LOST_TURN = 1.0
+#: A hand smaller than this in the image [px], or in its 3D points [m], has no shape that could be fitted.
+_MIN_EXTENT_PX = 4.0
+_MIN_EXTENT_3D = 1e-3
+
+
+class KeypointFit:
+    """Keypoints of both hands -> MANO pose and shape, frame after frame.
+
+    A hand seen in the last frame starts from its last pose; a new one from the palm's rotation
+    and the fingers' directions in the 3D points. Both hands share one shape, estimated over their
+    first frames and then kept; its size is ``hand_length``, or the mean adult hand's.
+
+    Args:
+        models: hand models.
+        config: steps and rejection.
+        placement: ``hand_length``.
+
+    Raises:
+        InputError: no shape of the model has the hand length asked for.
+    """
+
+    #: Names this regressor in ``TwoHands.model_id``.
+    model_id = "keypoint_fit"
+
+    def __init__(
+        self, models: Pair[HandModel], config: FitConfig | None = None, placement: PlacementConfig | None = None
+    ) -> None:
+        self.config = config or FitConfig()
+        self.shape = ShapeEstimate(models.right, (placement or PlacementConfig()).hand_length)
+        self._models = models
+        sides = side_arrays(models)
+        self._skeletons = {
+            (Side.LEFT,): Skeleton([sides.left]),
+            (Side.RIGHT,): Skeleton([sides.right]),
+            (Side.LEFT, Side.RIGHT): Skeleton([sides.left, sides.right]),
+        }
+        self._rigid_tips = has_rigid_tips(models.right)
+        self._last: dict[Side, tuple[np.ndarray, np.ndarray]] = {}
+        self._rejected: Pair[bool] = Pair(False, False)
+
+    @property
+    def betas(self) -> Float[np.ndarray, "10"]:
+        """The shape of both hands as known so far."""
+        return self.shape.betas
+
+    @property
+    def rejected(self) -> Pair[bool]:
+        """Which hands of the last frame had keypoints that describe no hand."""
+        return self._rejected
+
+    def update(self, config: FitConfig, placement: PlacementConfig) -> None:
+        """Take over changed settings; the next frame uses them."""
+        self.config = config
+        self.shape.set_length(placement.hand_length)
+
+    def reset(self) -> None:
+        """Forget the last frame and the shape: another stream or another person begins."""
+        self._last.clear()
+        self.shape.reset()
+        self._rejected = Pair(False, False)
+
+    def __call__(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Pair[HandPose | None]:
+        """Fit both hands of one frame.
+
+        None where no keypoints were given, or where they describe no hand: not finite, all in one
+        place, or farther from the best fit than ``FitConfig.max_error``; ``rejected`` tells the
+        two apart. A side that is None starts afresh in the next frame.
+        """
+        usable = {side: hand for side, hand in hands.items() if hand is not None and _is_usable(hand)}
+        poses = self._fit(usable, camera) if usable else {}
+        for side in set(self._last) - set(poses):
+            del self._last[side]
+        left, right = (hand is not None and side not in poses for side, hand in hands.items())
+        self._rejected = Pair(left, right)
+        return Pair(poses.get(Side.LEFT), poses.get(Side.RIGHT))
+
+    def _fit(self, hands: dict[Side, HandKeypoints], camera: CameraModel) -> dict[Side, HandPose]:
+        skeleton = self._skeletons[tuple(hands)]
+        betas = self.shape.betas
+        measured = Measured.of(list(hands.values()), camera)
+        problem = HandProblem(skeleton, betas, measured)
+        solved = self._solve(problem, measured, list(hands))
+
+        good = np.isfinite(solved.cost) & (solved.error <= self.config.max_error)
+        if not self.shape.frozen:
+            self.shape.add(*problem.shape_information(solved), good)
+        roots = measured.R_camera_view @ solved.state.root
+        rotations = skeleton.local_rotations(solved.posed, solved.state.root)
+        poses = {}
+        for i, (side, hand) in enumerate(hands.items()):
+            if not good[i]:
+                continue
+            self._last[side] = roots[i], solved.state.angles[i]
+            trust = 1 - solved.error[i] / max(self.config.max_error, 1e-6)
+            poses[side] = HandPose(
+                side=side,
+                global_orient=roots[i],
+                hand_pose=rotations[i],
+                betas=betas,
+                joints=(
+                    solved.posed.points[i] @ measured.R_camera_view[i].T
+                    if self._rigid_tips
+                    else self._model_joints(side, betas, roots[i], rotations[i])
+                ),
+                keypoints_px=np.asarray(hand.keypoints_px, np.float64),
+                keypoint_confidence=measured.weights[i],
+                confidence=float(np.clip(hand.presence * trust, 0.0, 1.0)),
+            )
+        return poses
+
+    def _solve(self, problem: HandProblem, measured: Measured, sides: list[Side]) -> Linearised:
+        """Follow the known hands, start the new and the lost ones from the 3D points."""
+        known = np.array([side in self._last for side in sides])
+        state = problem.first_guess()
+        if known.any():
+            last = [self._last.get(side, (np.eye(3), np.zeros((5, 3, 3)))) for side in sides]
+            roots = np.swapaxes(measured.R_camera_view, 1, 2) @ np.stack([root for root, _ in last])
+            angles = np.stack([angle for _, angle in last])
+            problem.follow(angles, known)
+            choice = known[:, None, None]
+            state = problem.located(
+                np.where(choice, roots, state.root), np.where(choice[..., None], angles, state.angles)
+            )
+        steps = self.config.iterations * (1 if known.all() else _NEW_HAND)
+        solved = problem.solve(state, steps)
+        turned = angle_between(solved.state.root, problem.palm_turn)
+        lost = known & ~((solved.error < _LOST_ERROR) & (turned < _LOST_TURN))
+        if lost.any():
+            problem.follow(np.zeros((len(sides), 5, 3, 3)), np.zeros(len(sides), bool))
+            anew = problem.solve(problem.first_guess(), self.config.iterations * _NEW_HAND)
+            unfollowed = problem.linearise(solved.state)
+            solved = solved.replaced(lost & (anew.cost < unfollowed.cost), anew)
+        return solved
+
+    def _model_joints(self, side: Side, betas: np.ndarray, root: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+        """Joints relative to the wrist by the hand model itself, whose tips are skinned and pose-corrected."""
+        model = self._models[side]
+        turns = torch.as_tensor(np.concatenate([root[None], rotations])[None]).to(model.template)
+        joints = model.joints(torch.as_tensor(betas[None]).to(turns), turns, turns.new_zeros(1, 3))
+        points = joints[0].double().cpu().numpy()
+        return points - points[0]
+
+
+def _is_usable(hand: HandKeypoints) -> bool:
+    """Whether the keypoints have the right form, are finite and span something."""
+    arrays = (hand.keypoints_px, hand.keypoints_3d, hand.confidence, hand.crop_centre_px)
+    if [np.shape(a) for a in arrays] != [(21, 2), (21, 3), (21,), (2,)]:
+        return False
+    if not all(np.isfinite(a).all() for a in arrays) or np.count_nonzero(np.asarray(hand.confidence) > 0) < 8:
+        return False
+    singular = np.linalg.svd(hand.keypoints_3d - hand.keypoints_3d.mean(0), compute_uv=False)
+    return bool(np.ptp(hand.keypoints_px, axis=0).max() > _MIN_EXTENT_PX and singular[1] > _MIN_EXTENT_3D)
