@@ -40,7 +40,8 @@ def load_hand_models(folder: str | Path = "") -> Pair[HandModel]:
     left, right = (load_hand_model(where / file_name(side), side) for side in (Side.LEFT, Side.RIGHT))
     if left.name != right.name or left.n_vertices != right.n_vertices:
         raise HandModelError(
-            f"{where}: left is {left.name!r} with {left.n_vertices} vertices, right {right.name!r} with {right.n_vertices}"
+            f"{where}: the left hand is {left.name!r} with {left.n_vertices} vertices, "
+            f"the right one {right.name!r} with {right.n_vertices}"
         )
     return Pair(left, right)
 
@@ -93,6 +94,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:
         "shapedirs": (v, 3, N_BETAS),
         "posedirs": (v, 3, 135),
         "J_regressor": (N_JOINTS, v),
+        "J": (N_JOINTS, 3),
         "weights": (v, N_JOINTS),
         "kintree_table": (2, N_JOINTS),
         "f": (len(arrays["f"]) if arrays["f"].ndim else 0, 3),

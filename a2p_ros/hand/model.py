@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -121,7 +122,7 @@ class HandModel:
         """The same hand on another device or in another floating-point type."""
         if isinstance(target, str):
             target = torch.device(target)
-        moved = {}
+        moved: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             if f.init and isinstance(value := getattr(self, f.name), Tensor):
                 whole = f.name == "faces" and isinstance(target, torch.dtype)
