@@ -1,0 +1,161 @@
+"""How the pipeline does on a real clip, where nobody knows the truth: against MediaPipe's points and the known sides.
+
+PCK is agreement with MediaPipe. Where the regressor is fitted to MediaPipe's own landmark model, as ``keypoint_fit``
+is, that is agreement with its input, and the result says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from a2p_ros import metrics
+from a2p_ros.mediapipe_peer import PeerHand
+from a2p_ros.types import Box, Image, PlacedHand, Side, TwoHands
+
+#: Hands whose boxes overlap less than this (intersection over union) are different hands.
+_SAME_HAND = 0.15
+#: Frames after which a hand that was not seen says nothing about swaps.
+_MEMORY = 15
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of the image, from x0 to x1 [px], in which exactly one hand of a known side is."""
+
+    x0: float
+    x1: float
+    side: Side
+
+    def holds(self, box: Box) -> bool:
+        """Whether the box's centre is in it."""
+        return self.x0 <= box.centre[0] < self.x1
+
+
+def mirror_join(image: Image) -> Image:
+    """The image with its mirror image on its right: one hand becomes a left and a right one."""
+    return np.concatenate([image, image[:, ::-1]], axis=1)
+
+
+def places_of(sides: str, width: int, *, joined: bool) -> list[Place]:
+    """Where which hand is: ``sides`` is right, left, or auto (nothing known); ``width`` [px] of one picture."""
+    if sides == "auto":
+        return []
+    side = Side(sides)
+    if not joined:
+        return [Place(-math.inf, math.inf, side)]
+    return [Place(-math.inf, width, side), Place(width, math.inf, side.other)]
+
+
+@dataclass
+class ClipScore:
+    """Counts over the frames of one clip."""
+
+    frames: int = 0
+    pck: dict[float, list[bool]] = field(default_factory=lambda: {0.1: [], 0.2: []})
+    wanted: int = 0
+    found: int = 0
+    peer_wanted: int = 0
+    peer_found: int = 0
+    sided: int = 0
+    side_right: int = 0
+    false_hands: int = 0
+    swaps: int = 0
+    exact_frames: int = 0
+    _last: dict[Side, tuple[int, Box]] = field(default_factory=dict)
+
+    def add(self, hands: TwoHands, peers: Sequence[PeerHand], places: Sequence[Place]) -> None:
+        """Count one frame."""
+        self.frames += 1
+        ours = {side: hand for side, hand in hands.items() if hand is not None}
+        pairs = match([hand.box for hand in ours.values()], [peer.box for peer in peers])
+        found = list(ours.values())
+        for i, j in pairs:
+            self._add_points(found[i], peers[j])
+        if places:
+            self._add_places(found, peers, places)
+        else:
+            self._add_reference(found, peers, pairs)
+        self._add_swaps(ours)
+
+    def _add_points(self, hand: PlacedHand, peer: PeerHand) -> None:
+        for share, hits in self.pck.items():
+            hits.extend(metrics.within(hand.keypoints_px, peer.keypoints_px, peer.box.size, share).tolist())
+
+    def _add_places(self, found: list[PlacedHand], peers: Sequence[PeerHand], places: Sequence[Place]) -> None:
+        exact = True
+        for place in places:
+            here = sorted((h for h in found if place.holds(h.box)), key=lambda h: h.confidence, reverse=True)
+            self.wanted += 1
+            self.found += bool(here)
+            self.false_hands += max(len(here) - 1, 0)
+            self.peer_wanted += 1
+            self.peer_found += any(place.holds(peer.box) for peer in peers)
+            self.sided += bool(here)
+            self.side_right += bool(here) and here[0].side is place.side
+            exact = exact and len(here) == 1 and here[0].side is place.side
+        self.exact_frames += exact
+
+    def _add_reference(
+        self, found: list[PlacedHand], peers: Sequence[PeerHand], pairs: list[tuple[int, int]]
+    ) -> None:
+        self.wanted += len(peers)
+        self.found += len(pairs)
+        self.peer_wanted += len(found)
+        self.peer_found += len(pairs)
+        self.false_hands += len(found) - len(pairs)
+        self.sided += len(pairs)
+        right = [found[i].side is peers[j].side for i, j in pairs]
+        self.side_right += sum(right)
+        self.exact_frames += len(found) == len(peers) == len(pairs) and all(right)
+
+    def _add_swaps(self, ours: dict[Side, PlacedHand]) -> None:
+        """A swap: a hand lies where the other one was last seen, and not where it was itself."""
+        for side, hand in ours.items():
+            own, other = (self._recent(s) for s in (side, side.other))
+            was_other = other is not None and hand.box.iou(other) > _SAME_HAND
+            if was_other and (own is None or hand.box.iou(own) < hand.box.iou(other or hand.box)):
+                self.swaps += 1
+        for side, hand in ours.items():
+            self._last[side] = (self.frames, hand.box)
+
+    def _recent(self, side: Side) -> Box | None:
+        frame, box = self._last.get(side, (-math.inf, None))
+        return box if self.frames - frame <= _MEMORY else None
+
+    def result(self) -> dict[str, Any]:
+        """The promised keys."""
+        return {
+            "frames": self.frames,
+            "pck_010": _share(sum(self.pck[0.1]), len(self.pck[0.1])),
+            "pck_020": _share(sum(self.pck[0.2]), len(self.pck[0.2])),
+            "recall": _share(self.found, self.wanted),
+            "mediapipe_recall": _share(self.peer_found, self.peer_wanted),
+            "side_accuracy": _share(self.side_right, self.sided),
+            "false_hands": self.false_hands,
+            "swaps": self.swaps,
+            "exact_frames": _share(self.exact_frames, self.frames),
+        }
+
+
+def match(ours: Sequence[Box], theirs: Sequence[Box]) -> list[tuple[int, int]]:
+    """Pairs of the same hand, best overlap first, each box once."""
+    overlaps = sorted(((a.iou(b), i, j) for i, a in enumerate(ours) for j, b in enumerate(theirs)), reverse=True)
+    pairs: list[tuple[int, int]] = []
+    for overlap, i, j in overlaps:
+        if overlap >= _SAME_HAND and all(i != a and j != b for a, b in pairs):
+            pairs.append((i, j))
+    return pairs
+
+
+def every(items: Iterable[Any], step: int) -> Iterator[Any]:
+    """Each ``step``-th item, from the first."""
+    return (item for number, item in enumerate(items) if number % step == 0)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,124 @@
+"""``a2p eval``: how good the hands are, on a real clip or on rendered hands whose truth is known."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from a2p_ros.commands import common
+from a2p_ros.errors import InputError, SourceError
+
+
+def add_parser(verbs: Any) -> None:
+    """Options of ``a2p eval``."""
+    parser = verbs.add_parser("eval", help="measure how good the hands are", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    _add_clip(kinds)
+    _add_synthetic(kinds)
+
+
+def _add_clip(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "clip",
+        help="a real video, against MediaPipe's points and the known sides",
+        description="Agreement with MediaPipe on a real video. With keypoint_fit that is agreement with its own input, "
+        "since MediaPipe's landmark model feeds it.",
+    )
+    parser.add_argument("video", help="video, folder of images, or bag")
+    parser.add_argument("--sides", choices=("right", "left", "auto"), default="auto", help="which one hand is shown")
+    parser.add_argument(
+        "--mirror-join", action="store_true", help="put the mirror image beside each frame: a left and a right hand"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame")
+    parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
+    common.add_json(parser)
+    common.add_pipeline_options(parser)
+    parser.set_defaults(run=run_clip)
+
+
+def _add_synthetic(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "synthetic",
+        help="rendered moving hands, against the truth",
+        description="Errors on the synthetic camera, where the truth is known. A frame counts as interacting where the "
+        "boxes of the two true hands overlap. A pair is one frame, so wrist errors hold the smoother's lag too.",
+    )
+    parser.add_argument("--n", type=int, default=300, help="frames")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the movement and the look")
+    parser.add_argument("--no-smoothing", action="store_true", help="switch the temporal filter off")
+    parser.add_argument("--known-length", action="store_true", help="tell the pipeline the true length of the hand")
+    common.add_json(parser)
+    common.add_pipeline_options(parser)
+    parser.set_defaults(run=run_synthetic)
+
+
+def run_clip(args: argparse.Namespace) -> int:
+    """The pipeline and MediaPipe on each frame."""
+    from a2p_ros.clip_evaluation import ClipScore, every, mirror_join, places_of
+    from a2p_ros.commands.run import process
+    from a2p_ros.mediapipe_peer import MediaPipeHands
+    from a2p_ros.pipeline import TwoHandPipeline
+    from a2p_ros.sources import open_source
+
+    if args.every < 1 or (args.frames is not None and args.frames < 1):
+        raise InputError(f"--every and --frames: expected 1 or more, got {args.every} and {args.frames}")
+    if args.mirror_join and args.sides == "auto":
+        raise InputError("--mirror-join: say which hand the clip shows, with --sides right or --sides left")
+    score = ClipScore()
+    with open_source(args.video) as source, MediaPipeHands() as peer:
+        if source.live:
+            raise SourceError(f"eval clip: {args.video} is live; expected a video, a folder or a bag")
+        pipeline = TwoHandPipeline(common.pipeline_config(args))
+        total = None if source.length is None else -(-source.length // args.every)
+        total = total if args.frames is None else min(total or args.frames, args.frames)
+        frames = islice(every(source, args.every), args.frames)
+        if args.mirror_join:
+            frames = (dataclasses.replace(f, image=mirror_join(f.image), camera=None) for f in frames)
+        for frame, hands in process(pipeline, common.progress(frames, total=total, what=Path(args.video).name)):
+            width = frame.image.shape[1] // (2 if args.mirror_join else 1)
+            score.add(hands, peer(frame.image), places_of(args.sides, width, joined=args.mirror_join))
+    own_input = "keypoint_fit" in pipeline.model_id
+    result = score.result() | {"model_id": pipeline.model_id, "reference_is_own_input": own_input}
+    common.finish(args, result, _clip_lines(result))
+    return 0
+
+
+def _clip_lines(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{result['frames']} frames, {result['model_id']}",
+        f"PCK against MediaPipe's points: {result['pck_010']:.1%} at 0.1, {result['pck_020']:.1%} at 0.2 of the hand box",
+        f"recall {result['recall']:.1%} (MediaPipe {result['mediapipe_recall']:.1%}), side right in "
+        f"{result['side_accuracy']:.1%}, {result['false_hands']} false hands, {result['swaps']} swaps; "
+        f"everything right in {result['exact_frames']:.1%} of the frames",
+    ]
+    if result["reference_is_own_input"]:
+        lines.append("MediaPipe's landmark model is this method's own input: PCK is agreement with it, not accuracy")
+    return lines
+
+
+def run_synthetic(args: argparse.Namespace) -> int:
+    """The pipeline on rendered frames with truth."""
+    from a2p_ros.pipeline import TwoHandPipeline
+    from a2p_ros.sources import open_source
+    from a2p_ros.synthetic_evaluation import SyntheticScore, true_hand_length
+
+    if args.n < 1:
+        raise InputError(f"--n: expected 1 or more, got {args.n}")
+    config = common.pipeline_config(args)
+    changes: dict[str, Any] = {"smoothing.enabled": False} if args.no_smoothing else {}
+    with open_source(f"synthetic:{args.seed}") as source:
+        if args.known_length:
+            changes["placement.hand_length"] = true_hand_length(next(iter(source)))
+        pipeline = TwoHandPipeline(config.replace_flat(changes))
+        score = SyntheticScore(pipeline)
+        begin = time.perf_counter()
+        for frame in common.progress(islice(source, args.n), total=args.n):
+            score.add(frame, pipeline(frame.image, frame.camera, frame.stamp))
+        seconds = time.perf_counter() - begin
+    result = score.result() | {"seed": args.seed, "model_id": pipeline.model_id, "seconds": seconds}
+    common.finish(args, result, score.lines())
+    return 0
