@@ -75,17 +75,29 @@ def settings_of(cls: type) -> Iterator[tuple[str, Any, Setting]]:
 class DetectionConfig(Checked):
     """Image -> boxes with side and score."""
 
-    backend: Literal["mediapipe", "rtmdet"] = setting("mediapipe", "Hand detector: MediaPipe's palm model, or RTMDet from an ONNX file.")
-    rtmdet_path: str = setting("", "ONNX file of an RTMDet hand detector with its post-processing; needed by backend rtmdet.")
+    backend: Literal["mediapipe", "rtmdet"] = setting(
+        "mediapipe", "Hand detector: MediaPipe's palm model, or RTMDet from an ONNX file."
+    )
+    rtmdet_path: str = setting(
+        "", "ONNX file of an RTMDet hand detector with its post-processing; needed by backend rtmdet."
+    )
     min_score: float = setting(0.5, "Detections below this score are dropped.", low=0.0, high=1.0, runtime=True)
-    interval: int = setting(5, "Frames between runs of the detector while fewer than two hands are tracked; while two are, it runs three times more rarely.", low=1, high=1000, runtime=True)
+    interval: int = setting(
+        5,
+        "Frames between runs of the detector while fewer than two hands are tracked; while two are, it runs three times more rarely.",
+        low=1,
+        high=1000,
+        runtime=True,
+    )
 
 
 @dataclass(frozen=True)
 class LandmarkConfig(Checked):
     """Box -> 21 keypoints."""
 
-    min_presence: float = setting(0.5, "A hand whose landmark model reports a lower presence is lost.", low=0.0, high=1.0, runtime=True)
+    min_presence: float = setting(
+        0.5, "A hand whose landmark model reports a lower presence is lost.", low=0.0, high=1.0, runtime=True
+    )
     min_size: float = setting(
         0.12,
         "A hand whose box is smaller than this share of the image's shorter edge is too far away and not reported.",
@@ -99,15 +111,29 @@ class LandmarkConfig(Checked):
 class FitConfig(Checked):
     """Keypoints -> MANO pose and shape (the first regressor, ``keypoint_fit``)."""
 
-    iterations: int = setting(4, "Levenberg-Marquardt steps on a tracked hand; a new hand gets four times as many.", low=1, high=100)
-    max_error: float = setting(0.12, "A hand is rejected when its joints project farther than this from the keypoints on average, relative to the hand box.", low=0.0, high=10.0, runtime=True)
+    iterations: int = setting(
+        4, "Levenberg-Marquardt steps on a tracked hand; a new hand gets four times as many.", low=1, high=100
+    )
+    max_error: float = setting(
+        0.12,
+        "A hand is rejected when its joints project farther than this from the keypoints on average, relative to the hand box.",
+        low=0.0,
+        high=10.0,
+        runtime=True,
+    )
 
 
 @dataclass(frozen=True)
 class PlacementConfig(Checked):
     """Where the hands are, in metres."""
 
-    hand_length: float = setting(0.0, "The user's hand, wrist joint to middle fingertip with the hand flat [m]; 0 = unknown, the mean adult hand is assumed and metric_scale is false.", low=0.0, high=0.30, runtime=True)
+    hand_length: float = setting(
+        0.0,
+        "The user's hand, wrist joint to middle fingertip with the hand flat [m]; 0 = unknown, the mean adult hand is assumed and metric_scale is false.",
+        low=0.0,
+        high=0.30,
+        runtime=True,
+    )
     assumed_fov: float = setting(1.05, "Horizontal field of view [rad] assumed without CameraInfo.", low=0.1, high=3.0)
 
 
@@ -116,8 +142,12 @@ class SmoothingConfig(Checked):
     """One-Euro filtering of the placed hands."""
 
     enabled: bool = setting(True, "Smooth the published hands over time.", runtime=True)
-    min_cutoff: float = setting(1.5, "Cut-off frequency of a hand at rest [Hz]; lower is smoother.", low=0.01, high=100.0, runtime=True)
-    beta: float = setting(8.0, "How fast the cut-off rises with speed [Hz s/m]; higher lags less.", low=0.0, high=1000.0, runtime=True)
+    min_cutoff: float = setting(
+        1.5, "Cut-off frequency of a hand at rest [Hz]; lower is smoother.", low=0.01, high=100.0, runtime=True
+    )
+    beta: float = setting(
+        8.0, "How fast the cut-off rises with speed [Hz s/m]; higher lags less.", low=0.0, high=1000.0, runtime=True
+    )
 
 
 @dataclass(frozen=True)
@@ -150,7 +180,9 @@ class PipelineConfig:
 
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value of every setting."""
-        return {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name, _, _ in self.flat_settings()}
+        return {
+            name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name, _, _ in self.flat_settings()
+        }
 
     @classmethod
     def flat_settings(cls) -> Iterator[tuple[str, Any, Setting]]:
@@ -164,6 +196,10 @@ class PipelineConfig:
 class DeviceConfig(Checked):
     """Where the networks run."""
 
-    device: Literal["auto", "cpu", "cuda", "tensorrt"] = setting("auto", "auto takes the best provider that is granted; any other choice is an error when it is not granted.")
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = setting(
+        "auto", "auto takes the best provider that is granted; any other choice is an error when it is not granted."
+    )
     threads: int = setting(0, "CPU threads of each model; 0 = the number of cores, at most 4.", low=0, high=256)
-    hand_model: str = setting("", "Folder with MANO_RIGHT.npz and MANO_LEFT.npz made by `a2p hand-model convert`; empty = the open hand.")
+    hand_model: str = setting(
+        "", "Folder with MANO_RIGHT.npz and MANO_LEFT.npz made by `a2p hand-model convert`; empty = the open hand."
+    )

@@ -1,0 +1,189 @@
+"""The core on one screen: an image and its camera in, two hands in the camera frame out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from a2p_ros.camera import CameraModel
+from a2p_ros.config import PipelineConfig
+from a2p_ros.detection.detector import make_detector
+from a2p_ros.detection.landmarks import LandmarkModel
+from a2p_ros.detection.tracking import HandTracker
+from a2p_ros.errors import ConfigError, InputError
+from a2p_ros.hand import load_hand_models
+from a2p_ros.keypoint_fit import KeypointFit
+from a2p_ros.placement import place
+from a2p_ros.smoothing import HandSmoother
+from a2p_ros.types import Box, Detection, HandKeypoints, Image, Pair, PlacedHand, Side, Status, TwoHands
+
+
+class TwoHandPipeline:
+    """Detect, find keypoints, regress MANO, place in the camera frame, smooth.
+
+    Args:
+        config: settings of every stage; the defaults need no files beside the package's own.
+
+    Raises:
+        MissingDependencyError, WeightsError, HandModelError, DeviceError: a model cannot be
+            loaded as configured.
+    """
+
+    def __init__(self, config: PipelineConfig | None = None) -> None:
+        self.config = config = config or PipelineConfig()
+        self.hand_models = load_hand_models(config.device.hand_model)
+        self.detector = make_detector(config.detection, config.device)
+        self.landmarks = LandmarkModel(config.landmarks, config.device)
+        self.tracker = HandTracker.from_config(config.detection)
+        self.regressor = KeypointFit(self.hand_models, config.fit, config.placement)
+        self.smoother = HandSmoother(config.smoothing, self.hand_models)
+
+    def __call__(self, image: Image, camera: CameraModel | None, stamp: float) -> TwoHands:
+        """Reconstruct both hands in one image of a stream.
+
+        Args:
+            image: RGB.
+            camera: intrinsics of this very image; None assumes a field of view.
+            stamp: capture time [s], later than the last call's; call `reset` where it is not.
+
+        Raises:
+            InputError: the image is not (height, width, 3) uint8, or is empty.
+            CameraError: the camera belongs to an image of another size.
+        """
+        check_image(image)
+        height, width = image.shape[:2]
+        camera = camera or CameraModel.assume(width, height, self.config.placement.assumed_fov)
+        camera.check_image(height, width)
+
+        clock = StageClock()
+        with clock("detect"):
+            regions = self.tracker.regions(image, self.detector)
+        with clock("landmarks"):
+            keypoints = self.tracker.update(self.landmarks(image, regions))
+        with clock("regress"):
+            poses = self.regressor(keypoints, camera)
+        with clock("place"):
+            hands = place(poses, camera, self.hand_models)
+        with clock("smooth"):
+            hands = self.smoother(hands, camera, stamp)
+
+        status = self._status(keypoints, hands)
+        metric = self.config.placement.hand_length > 0 and not camera.assumed
+        return self._answer(hands, status, stamp, metric, clock)
+
+    def _status(self, found: Pair[HandKeypoints | None], hands: Pair[PlacedHand | None]) -> Pair[Status]:
+        """Why each hand is or is not there; a rejected one is no longer followed."""
+        status = {side: hand.status for side, hand in hands.items() if hand is not None}
+        for side, keypoints in found.items():
+            if side not in status and keypoints is not None:
+                status[side] = Status.REJECTED
+                self.tracker.reject(side)
+        left, right = (status.get(side, Status.NOT_DETECTED) for side in (Side.LEFT, Side.RIGHT))
+        return Pair(left, right)
+
+    def _answer(
+        self, hands: Pair[PlacedHand | None], status: Pair[Status], stamp: float, metric: bool, clock: StageClock
+    ) -> TwoHands:
+        left, right = hands.left, hands.right
+        touching = left is not None and right is not None and left.box.iou(right.box) > 0
+        # No stage measures penetration yet: zero is only said where it is certain.
+        penetration = math.nan if touching else 0.0
+        return TwoHands(
+            stamp=stamp,
+            left=left,
+            right=right,
+            status=status,
+            interacting=touching,
+            repaired=False,
+            penetration_before=penetration,
+            penetration_after=penetration,
+            metric_scale=metric,
+            model_id=self.model_id,
+            hand_model=self.hand_models.left.name,
+            latency=clock.total,
+            timings=clock.seconds,
+        )
+
+    @property
+    def model_id(self) -> str:
+        """The methods that make the answer: detector, landmarks and regressor."""
+        return f"{self.regressor.model_id}+{self.landmarks.name}+{self.detector.name}"
+
+    def report(self) -> dict[str, str]:
+        """What was granted: the device of each model."""
+        return {
+            "detector": f"{self.detector.name} on {self.detector.device}",
+            "landmarks": f"{self.landmarks.name} on {self.landmarks.device}",
+            "regressor": f"{self.regressor.model_id} on cpu",
+        }
+
+    def mesh(self, hand: PlacedHand) -> Float32[np.ndarray, "vertices 3"]:
+        """The hand's surface in the camera frame [m]; faces are `hand_models[hand.side].faces`."""
+        model = self.hand_models[hand.side]
+        rotations = np.concatenate([hand.pose.global_orient[None], hand.pose.hand_pose])
+        inputs = (torch.as_tensor(x[None]).to(model.template) for x in (hand.pose.betas, rotations, hand.transl))
+        with torch.inference_mode():
+            return model(*inputs).vertices[0].float().numpy()
+
+    def reset(self) -> None:
+        """Forget the stream: what follows is another video, camera or time."""
+        self.tracker.reset()
+        self.regressor.reset()
+        self.smoother.reset()
+
+    def warm_up(self) -> None:
+        """Run every stage once, so that the first frame is as fast as the others."""
+        image = np.full((480, 640, 3), 127, np.uint8)
+        self.detector(image)
+        self.landmarks(image, [Detection(Box(220, 140, 420, 340), score=1.0)])
+
+    def update(self, config: PipelineConfig) -> None:
+        """Take settings over that may change at run time.
+
+        Raises ConfigError for one that may not: build a new pipeline for it.
+        """
+        before, after = self.config.flat(), config.flat()
+        for name, _, info in PipelineConfig.flat_settings():
+            if before[name] != after[name] and not info.runtime:
+                raise ConfigError(f"{name} cannot change at run time; build a new pipeline with {after[name]!r}")
+        self.config = config
+        self.detector.min_score = config.detection.min_score
+        self.tracker.interval = config.detection.interval
+        self.landmarks.min_presence = config.landmarks.min_presence
+        self.regressor.update(config.fit, config.placement)
+        self.smoother.update(config.smoothing)
+
+
+def check_image(image: Image) -> None:
+    """Raise InputError unless this is an RGB image of 8 bit with at least one pixel."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"image: expected RGB uint8 (height, width, 3), got {what}")
+    if image.size == 0:
+        raise InputError(f"image: expected at least one pixel, got {image.shape[1]} x {image.shape[0]}")
+
+
+class StageClock:
+    """Seconds spent in each named stage, and in all since it was made."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begun = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block as ``stage``."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - begun
+
+    @property
+    def total(self) -> float:
+        """Seconds since this clock was made."""
+        return time.perf_counter() - self._begun
