@@ -297,9 +297,10 @@ def shape_directions(
     knuckles = joints[[0, 1, 4, 7, 10]]
     plane = np.linalg.lstsq(np.c_[np.ones(5), knuckles[:, [0, 2]]], knuckles[:, 1], rcond=None)[0]
     field = np.zeros_like(vertices)
-    field[:, 1] = (palm + weights[:, 13]) * (
-        vertices[:, 1] - np.c_[np.ones(len(vertices)), vertices[:, [0, 2]]] @ plane
-    )
+    above = vertices[:, 1] - np.c_[np.ones(len(vertices)), vertices[:, [0, 2]]] @ plane
+    thumb_above = joints[14, 1] - np.array([1.0, *joints[14, [0, 2]]]) @ plane
+    # The ball of the thumb is part of the palm; the rest of the thumb goes along with its second joint.
+    field[:, 1] = (palm + weights[:, 13]) * above + (weights[:, 14] + weights[:, 15]) * thumb_above
     out["palm thickness"] = field
     return np.stack([SHAPE_DIRECTIONS[name] * out[name] for name in SHAPE_DIRECTIONS], axis=-1)
 
