@@ -9,6 +9,6 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["a2p_ros", "a2p_ros.*"]),
     package_data={"": ["assets/**", "weights/**", "py.typed"]},
-    data_files=[(f"share/a2p_ros/{folder}", glob(f"{folder}/*")) for folder in ("config", "launch", "rviz")],
+    data_files=[(f"share/a2p_ros/{folder}", glob(f"{folder}/*")) for folder in ("config", "launch", "msg", "rviz")],
     zip_safe=False,
 )

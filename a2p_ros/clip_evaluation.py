@@ -100,9 +100,7 @@ class ClipScore:
             exact = exact and len(here) == 1 and here[0].side is place.side
         self.exact_frames += exact
 
-    def _add_reference(
-        self, found: list[PlacedHand], peers: Sequence[PeerHand], pairs: list[tuple[int, int]]
-    ) -> None:
+    def _add_reference(self, found: list[PlacedHand], peers: Sequence[PeerHand], pairs: list[tuple[int, int]]) -> None:
         self.wanted += len(peers)
         self.found += len(pairs)
         self.peer_wanted += len(found)

@@ -59,7 +59,9 @@ class Browser:
             self.close()
             raise
         self._count = 0
-        self.call("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False
+        )
 
     def _page(self, port_file: Path) -> str:
         def address() -> str | None:

@@ -133,7 +133,7 @@ def _fixed(points: Float[np.ndarray, "n 2"]) -> list[tuple[int, int]]:
 def _draw_skeleton(canvas: Image, hand: PlacedHand, colour: Rgb, scale: float) -> None:
     points = _fixed(hand.keypoints_px)
     # A hand 80 px wide needs thinner lines than one that fills the picture.
-    size = float(np.clip(hand.box.size / 220.0, 0.45, 1.4)) * scale
+    size = float(np.clip(np.nan_to_num(hand.box.size / 220.0), 0.45, 1.4)) * scale
     bone = max(round(3.4 * size), 1)
     for parent, child in BONES:
         cv2.line(canvas, points[parent], points[child], _PLATE, bone + 2, cv2.LINE_AA, _SHIFT)

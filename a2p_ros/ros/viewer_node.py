@@ -127,7 +127,9 @@ class ViewerNode(Node):
             if self._hands[side] is not None and len(vertices):
                 self._meshes[side] = vertices, faces
         hands = {
-            side: None if hand is None else ViewerHand(hand.joints, hand.confidence, *self._meshes.get(side, (None, None)))
+            side: None
+            if hand is None
+            else ViewerHand(hand.joints, hand.confidence, *self._meshes.get(side, (None, None)))
             for side, hand in self._hands.items()
         }
         self._hands = Pair(hands[Side.LEFT], hands[Side.RIGHT])
