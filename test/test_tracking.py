@@ -1,0 +1,357 @@
+"""Hands followed over time: sides, loss, duplicates, when to detect."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import pytest
+
+from a2p_ros.config import DetectionConfig, DeviceConfig, LandmarkConfig
+from a2p_ros.detection import tflite
+from a2p_ros.detection.regions import hand_rotation, hand_square, region_of, same_hand, same_place
+from a2p_ros.detection.tracking import HandTracker
+from a2p_ros.types import Box, Detection, HandKeypoints, Pair, Side
+
+needs_models = pytest.mark.skipif(
+    importlib.util.find_spec("mediapipe") is None or importlib.util.find_spec("ai_edge_litert") is None,
+    reason=f"MediaPipe's models or LiteRT are not installed ({tflite.INSTALL}; pip install ai-edge-litert)",
+)
+
+#: An open right hand, fingers up, palm to the viewer: wrist at the origin, one hand length high.
+FINGERS = {-0.35: (0.25, 0.45), -0.15: (0.5, 0.95), 0.0: (0.52, 1.0), 0.13: (0.5, 0.95), 0.26: (0.45, 0.8)}
+OPEN = np.array(
+    [[0.0, 0.0]]
+    + [[-x * (0.6 + 0.4 * t), -(low + (high - low) * t)] for x, (low, high) in FINGERS.items() for t in (0, 1 / 3, 2 / 3, 1)]
+)
+IMAGE = np.zeros((720, 1280, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A hand of the made-up world: where, how big, what the landmark model would say."""
+
+    x: float
+    y: float = 500.0
+    right: float = 0.95
+    size: float = 200.0
+    turn: float = 0.0
+    presence: float = 0.99
+
+    def points(self) -> np.ndarray:
+        shape = OPEN * ([1, 1] if self.right > 0.5 else [-1, 1])
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        return shape @ np.array([[cos, sin], [-sin, cos]]) * self.size + (self.x, self.y)
+
+    def measured(self, detection: Detection) -> HandKeypoints:
+        return HandKeypoints(
+            detection, self.points(), np.zeros((21, 3)), np.ones(21), self.presence, self.right, (self.x, self.y)
+        )
+
+
+LEFT, RIGHT = Hand(300.0, right=0.05), Hand(900.0)
+
+
+@dataclass
+class World:
+    """Stands for detector and landmark model: both see the same made-up hands."""
+
+    tracker: HandTracker = field(default_factory=HandTracker)
+    runs: int = 0
+    blind: bool = False
+    name: str = "world"
+    device: str = "cpu"
+    min_score: float = 0.5
+    hands: Sequence[Hand] = ()
+    looked: int = 0
+
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        self.runs += 1
+        boxes = [] if self.blind else [Box.around(hand.points()) for hand in self.hands]
+        return [Detection(box, 0.9 - 0.01 * i, rotation=0.0) for i, box in enumerate(boxes)]
+
+    def landmarks(self, region: Detection) -> HandKeypoints | None:
+        x, y = region.square[:2] if region.square else region.box.centre
+        size = region.square[2] if region.square else region.box.size * 1.6
+        apart = [
+            math.hypot(*(np.array(region_of(h.measured(region)).square[:2]) - (x, y))) for h in self.hands
+        ]
+        if not apart or min(apart) > 0.4 * size:
+            return None
+        hand = self.hands[int(np.argmin(apart))]
+        return hand.measured(region) if hand.presence >= 0.5 else None
+
+    def frame(self, *hands: Hand) -> Pair[HandKeypoints | None]:
+        self.hands = hands
+        regions = self.tracker.regions(IMAGE, self)
+        self.looked = len(regions)
+        return self.tracker.update([self.landmarks(region) for region in regions])
+
+
+def at(hand: HandKeypoints | None) -> float | None:
+    """Where a reported hand's wrist is."""
+    return None if hand is None else float(hand.keypoints_px[0, 0])
+
+
+def seen(pair: Pair[HandKeypoints | None]) -> tuple[float | None, float | None]:
+    return at(pair.left), at(pair.right)
+
+
+def test_both_hands_on_the_first_frame() -> None:
+    assert seen(World().frame(RIGHT, LEFT)) == (300, 900)
+
+
+def test_sides_are_the_hands_not_the_image_halves() -> None:
+    assert seen(World().frame(Hand(900, right=0.05), Hand(300))) == (900, 300)
+
+
+def test_lost_in_the_very_next_result_and_found_again() -> None:
+    world = World()
+    for _ in range(6):
+        world.frame(LEFT, RIGHT)
+    assert seen(world.frame(RIGHT)) == (None, 900)
+    assert seen(world.frame(Hand(900, presence=0.2))) == (None, None)
+    assert seen(world.frame(LEFT, RIGHT)) == (300, 900)
+
+
+def test_detector_runs_rarely_while_hands_are_tracked() -> None:
+    for hands, interval in (((RIGHT,), 5), ((LEFT, RIGHT), 15)):
+        world = World()
+        for _ in range(61):
+            world.frame(*hands)
+        assert world.runs == 1 + 60 // interval
+
+
+def test_detector_runs_on_every_frame_without_hands() -> None:
+    world = World()
+    for _ in range(10):
+        assert seen(world.frame()) == (None, None)
+    assert world.runs == 10
+
+
+def test_detector_runs_at_once_after_a_loss() -> None:
+    world = World()
+    for _ in range(8):
+        world.frame(LEFT, RIGHT)
+    before = world.runs
+    world.frame(RIGHT)
+    assert world.runs == before  # the loss is only seen in this frame
+    assert seen(world.frame(LEFT, RIGHT)) == (300, 900)
+    assert world.runs == before + 1
+
+
+def test_detector_runs_while_a_hand_is_doubtful() -> None:
+    world = World()
+    for _ in range(4):
+        world.frame(Hand(900, presence=0.6))
+    assert world.runs == 4
+
+
+def test_a_second_hand_is_found_within_the_interval() -> None:
+    world = World()
+    world.frame(RIGHT)
+    frames = [seen(world.frame(LEFT, RIGHT)) for _ in range(5)]
+    assert (300, 900) in frames
+    assert all(right == 900 for _, right in frames)
+
+
+def test_flicker_of_the_side_is_ignored() -> None:
+    world = World()
+    for i in range(60):
+        flicker = Hand(900, right=0.1 if i % 5 in (3, 4) else 0.9)
+        assert seen(world.frame(LEFT, flicker)) == (300, 900)
+
+
+def test_a_wrong_first_guess_is_corrected() -> None:
+    world = World()
+    assert seen(world.frame(Hand(900, right=0.3))) == (900, None)
+    sides = [seen(world.frame(RIGHT)) for _ in range(4)]
+    assert sides[-1] == (None, 900)
+
+
+def test_never_two_hands_on_one_side() -> None:
+    """Two right hands: the one that was there first stays, the other is no left hand."""
+    world = World()
+    for _ in range(3):
+        world.frame(RIGHT)
+    for _ in range(30):
+        assert seen(world.frame(Hand(300, right=0.97), RIGHT)) == (None, 900)
+
+
+def test_an_undecided_second_hand_gets_the_free_side() -> None:
+    world = World()
+    for _ in range(3):
+        world.frame(RIGHT)
+    for _ in range(6):
+        pair = world.frame(Hand(300, right=0.52), RIGHT)
+    assert seen(pair) == (300, 900)
+
+
+def test_a_misjudged_second_hand_is_followed_until_it_is_clear() -> None:
+    world = World()
+    for _ in range(6):
+        world.frame(RIGHT)
+    for _ in range(5):
+        assert seen(world.frame(Hand(300, right=0.8), RIGHT)) == (None, 900)
+    frames = [seen(world.frame(LEFT, RIGHT)) for _ in range(10)]
+    assert frames[-1] == (300, 900)
+
+
+def test_hands_that_cross_keep_their_sides() -> None:
+    world = World()
+    for i in range(61):
+        left, right = Hand(300 + 10 * i, 460, right=0.05), Hand(900 - 10 * i, 540)
+        pair = world.frame(left, right)
+        if abs(left.x - right.x) > 150:
+            assert seen(pair) == (left.x, right.x)
+
+
+def test_two_tracks_on_one_hand_keep_the_better() -> None:
+    """The left hand goes behind the right one; its track lands on the right hand."""
+    world = World()
+    for x in range(300, 900, 20):
+        world.frame(Hand(x, right=0.05), RIGHT)
+    for _ in range(5):
+        assert seen(world.frame(RIGHT)) == (None, 900)
+    assert seen(world.frame(LEFT, RIGHT)) == (300, 900)
+
+
+def test_fast_motion_is_followed() -> None:
+    """Half a hand a frame, the detector blind: only prediction keeps the region on the hand."""
+    world = World(tracker=HandTracker(interval=1000))
+    x = 100.0
+    for i in range(20):
+        x += 4.0 * i
+        assert world.frame(Hand(x)).right is not None
+        world.blind = True
+
+
+def test_a_hand_that_comes_back_keeps_its_side() -> None:
+    world = World()
+    for _ in range(10):
+        world.frame(RIGHT)
+    for _ in range(3):
+        world.frame()
+    assert seen(world.frame(Hand(910, right=0.35))) == (None, 910)
+
+
+def test_a_side_is_not_remembered_for_long_nor_elsewhere() -> None:
+    for gap, x in ((40, 910), (3, 200)):
+        world = World()
+        for _ in range(10):
+            world.frame(RIGHT)
+        for _ in range(gap):
+            world.frame()
+        assert seen(world.frame(Hand(x, right=0.35))) == (x, None)
+
+
+def test_many_hands_are_bounded_and_tracked_ones_stay() -> None:
+    world = World()
+    for _ in range(3):
+        world.frame(LEFT, RIGHT)
+    crowd = [Hand(x, 200, size=60, right=r) for x, r in ((100, 0.99), (500, 0.01), (700, 0.99), (1100, 0.01))]
+    for _ in range(40):
+        assert seen(world.frame(*crowd, LEFT, RIGHT)) == (300, 900)
+        assert world.looked <= 4
+
+
+def test_a_rejected_hand_is_looked_for_again() -> None:
+    world = World()
+    for _ in range(6):
+        world.frame(RIGHT)
+    before = world.runs
+    world.tracker.reject(Side.RIGHT)
+    world.tracker.reject(Side.LEFT)
+    assert seen(world.frame(RIGHT)) == (None, 900)
+    assert world.runs == before + 1
+
+
+def test_reset_and_a_new_image_size_start_over() -> None:
+    world = World()
+    for restart in (world.tracker.reset, lambda: world.tracker.regions(np.zeros((480, 640, 3), np.uint8), world)):
+        world.frame(RIGHT)
+        world.frame(RIGHT)
+        before = world.runs
+        restart()
+        world.frame(RIGHT)
+        assert world.runs > before
+
+
+def test_answers_must_match_the_regions() -> None:
+    tracker = HandTracker.from_config(DetectionConfig(interval=7))
+    assert tracker.interval == 7
+    with pytest.raises(ValueError, match="expected 0 answers, one a region, got 1"):
+        tracker.update([None])
+
+
+def test_hand_rotation_is_clockwise_from_up() -> None:
+    for turn in (-3.0, -1.0, 0.0, 0.5, 2.0):
+        hand = Hand(600, 400, turn=turn).points()
+        assert abs(math.remainder(hand_rotation(hand) - hand_rotation(Hand(0).points()) - turn, 2 * math.pi)) < 1e-6
+    assert abs(hand_rotation(Hand(0).points())) < 0.1
+
+
+def test_square_holds_the_hand_and_turns_with_it() -> None:
+    sizes = set()
+    for turn in (0.0, 1.0, -2.5):
+        px = Hand(600, 400, turn=turn).points()
+        x, y, size = hand_square(px, hand_rotation(px))
+        assert np.abs(px - (x, y)).max() < size / 2
+        sizes.add(round(size, 3))
+    assert len(sizes) == 1
+
+
+def test_same_place_and_same_hand() -> None:
+    region = Detection(Box(0, 0, 1, 1), 0.9)
+    one, near, far = (Hand(x).measured(region) for x in (600, 610, 700))
+    assert same_hand(one, near) and not same_hand(one, far)
+    assert same_place(region_of(one), region_of(near)) and not same_place(region_of(one), region_of(far))
+    small = Hand(600, 450, size=60).measured(region)
+    assert not same_place(region_of(one), region_of(small))
+
+
+def followed(frames) -> list[Pair[HandKeypoints | None]]:
+    from a2p_ros.detection.detector import make_detector
+    from a2p_ros.detection.landmarks import LandmarkModel
+
+    device = DeviceConfig(threads=2)
+    detector, landmarks = make_detector(DetectionConfig(), device), LandmarkModel(LandmarkConfig(), device)
+    tracker, answers = HandTracker(), []
+    for image in frames:
+        regions = tracker.regions(image, detector)
+        answers.append(tracker.update(landmarks(image, regions)))
+    return answers
+
+
+def clip(path, every: int):
+    video, number = cv2.VideoCapture(str(path)), 0
+    while video.grab():
+        if number % every == 0:
+            yield cv2.cvtColor(video.retrieve()[1], cv2.COLOR_BGR2RGB)
+        number += 1
+
+
+@needs_models
+def test_real_clip_has_one_right_hand(media) -> None:
+    answers = followed(clip(media("one_hand_pinches.mp4"), 2))
+    assert len(answers) == 311
+    assert np.mean([pair.right is not None and pair.left is None for pair in answers]) >= 0.98
+
+
+@needs_models
+def test_mirrored_and_joined_clip_has_both_hands_and_no_swap(media) -> None:
+    joined = (np.concatenate([image[:, ::-1], image], axis=1) for image in clip(media("one_hand_pinches.mp4"), 4))
+    answers = followed(joined)
+    good = [
+        pair.left is not None
+        and pair.right is not None
+        and pair.left.box.centre[0] < 1280 < pair.right.box.centre[0]
+        for pair in answers
+    ]
+    assert np.mean(good) >= 0.98
+    assert not any(pair.left is not None and pair.left.box.centre[0] > 1280 for pair in answers)
+    assert not any(pair.right is not None and pair.right.box.centre[0] < 1280 for pair in answers)
