@@ -37,9 +37,6 @@ from a2p_ros.ros.running import run_node
 from a2p_ros.ros.watchdog import Watchdog
 from a2p_ros.ros.worker import LatestWorker
 
-IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-CAMERA_INFO_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-
 _DONE, _FAILED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -48,6 +45,11 @@ def default_pipeline(config: PipelineConfig) -> Any:
     from a2p_ros.pipeline import TwoHandPipeline
 
     return TwoHandPipeline(config)
+
+
+def newest_only() -> QoSProfile:
+    """Best effort, depth 1. A new profile each time: rclpy writes QoS overrides into the one it is given."""
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class HandsNode(LifecycleNode):
@@ -135,7 +137,12 @@ class HandsNode(LifecycleNode):
         self._active = True
         self._worker.start()
         self.watchdog.start(config.watchdog_timeout)
-        self._subscribe(image_topic, info_topic, compressed=config.compressed)
+        try:
+            self._subscribe(image_topic, info_topic, compressed=config.compressed)
+        except Exception as error:  # rclpy would swallow it; its errors share no base
+            self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
+            self._stop()
+            return _FAILED
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -199,11 +206,11 @@ class HandsNode(LifecycleNode):
                 kind,
                 topic,
                 self._on_image,
-                IMAGE_QOS,
+                newest_only(),
                 event_callbacks=subscription_events(self, topic, self._on_mismatch),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             ),
-            self.create_subscription(CameraInfo, info_topic, self._on_camera_info, CAMERA_INFO_QOS),
+            self.create_subscription(CameraInfo, info_topic, self._on_camera_info, newest_only()),
         ]
         self.get_logger().info(f"images from {self._topic} ({kind.__name__}), CameraInfo from {info_topic}")
 

@@ -32,11 +32,9 @@ from a2p_ros.ros.markers import MarkerMaker, delete_all, deletion
 from a2p_ros.ros.parameters import NodeConfig
 from a2p_ros.types import Image, Pair, Side, Status, TwoHands
 
-#: Reliable, so that a subscriber of either kind matches; short, so that nobody is served old hands.
-HANDS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-VIEW_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
-OVERLAY_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-TF_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+#: Queue lengths. Everything is reliable, so that a subscriber of either kind matches; short, so that nobody is served
+#: old hands.
+HANDS_DEPTH, VIEW_DEPTH, OVERLAY_DEPTH, TF_DEPTH = 5, 2, 1, 100
 
 _NOBODY = Pair(Status.NOT_DETECTED, Status.NOT_DETECTED)
 
@@ -65,13 +63,13 @@ class Outputs:
         self._hands = node.create_publisher(
             TwoHandMANO,
             "hands",
-            HANDS_QOS,
+            reliable(HANDS_DEPTH),
             event_callbacks=publisher_events(node, "hands"),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self._markers = node.create_publisher(MarkerArray, "hands/markers", VIEW_QOS)
-        self._mesh = node.create_publisher(TwoHandMesh, "hands/mesh", VIEW_QOS)
-        self._overlay = node.create_publisher(ImageMessage, "hands/overlay", OVERLAY_QOS)
+        self._markers = node.create_publisher(MarkerArray, "hands/markers", reliable(VIEW_DEPTH))
+        self._mesh = node.create_publisher(TwoHandMesh, "hands/mesh", reliable(VIEW_DEPTH))
+        self._overlay = node.create_publisher(ImageMessage, "hands/overlay", reliable(OVERLAY_DEPTH))
         self._tf, self.tf_problem = _tf_publisher(node)
         models = pipeline.hand_models
         self._faces = Pair(*(np.asarray(models[side].faces) for side in Side))
@@ -170,6 +168,11 @@ class Outputs:
             self._tf.publish(_tf_message_type()(transforms=transforms))
 
 
+def reliable(depth: int) -> QoSProfile:
+    """A new profile each time: rclpy writes QoS overrides into the one it is given."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+
+
 def wrist_transform(hand: HandMANO, header: Header, child: str) -> TransformStamped:
     """T_camera_wrist of a valid hand, as TF carries it."""
     transform = TransformStamped(header=header, child_frame_id=child)
@@ -203,7 +206,7 @@ def _tf_publisher(node: Node) -> tuple[Publisher | None, str]:
         kind = _tf_message_type()
     except ImportError:
         return None, "the wrists are not on /tf: tf2_msgs is not installed (ros-$ROS_DISTRO-tf2-msgs)"
-    return node.create_publisher(kind, "/tf", TF_QOS), ""
+    return node.create_publisher(kind, "/tf", reliable(TF_DEPTH)), ""
 
 
 def _tf_message_type() -> Any:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import rclpy
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -59,15 +60,17 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None, name: str, fa
     return 0
 
 
-def spin(executor: SingleThreadedExecutor, stop: threading.Event, logger: Any) -> None:
+def spin(
+    executor: SingleThreadedExecutor, stop: threading.Event, logger: Any, context: Context | None = None
+) -> None:
     """Spin until ``stop`` is set; an exception in a callback is logged and the node goes on.
 
     rclpy ends the process for instance when a lifecycle transition is asked for that the state does not have.
     """
-    while rclpy.ok() and not stop.is_set():
+    while rclpy.ok(context=context) and not stop.is_set():
         try:
             executor.spin_once(timeout_sec=0.1)
         except Exception as error:  # one bad request must not take the hands away
-            if not rclpy.ok():
+            if not rclpy.ok(context=context):
                 return
             logger.error(f"a callback failed: {type(error).__name__}: {error}")

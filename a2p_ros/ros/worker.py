@@ -28,8 +28,8 @@ class LatestWorker(Generic[Item]):
         """Begin to work; items put earlier are forgotten."""
         with self._ready:
             self._item, self._running = None, True
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        self._thread.start()
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
 
     def put(self, item: Item) -> None:
         """Offer an item; it replaces one that has not been taken yet."""
@@ -50,8 +50,8 @@ class LatestWorker(Generic[Item]):
         """End the thread; False where its work took longer than ``timeout`` [s]."""
         with self._ready:
             self._running, self._item = False, None
-            self._ready.notify()
-        thread, self._thread = self._thread, None
+            thread, self._thread = self._thread, None
+            self._ready.notify_all()
         if thread is None or thread is threading.current_thread():
             return True
         thread.join(timeout)
@@ -62,7 +62,7 @@ class LatestWorker(Generic[Item]):
         while True:
             with self._ready:
                 self._ready.wait_for(lambda: self._item is not None or not self._running)
-                if not self._running or self._thread not in (me, None):
+                if not self._running or self._thread is not me:
                     return
                 item, self._item = self._item, None
             if item is not None:
