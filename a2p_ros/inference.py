@@ -110,7 +110,9 @@ def _try_session(runtime: Any, path: Path, device: str, config: DeviceConfig) ->
     try:
         # Nodes that TensorRT or CUDA cannot run fall to the next, the processor last.
         names = list(PROVIDERS)[list(PROVIDERS).index(device) :]
-        chain = [_provider(runtime, path, name) for name in names if PROVIDERS[name] in runtime.get_available_providers()]
+        chain = [
+            _provider(runtime, path, name) for name in names if PROVIDERS[name] in runtime.get_available_providers()
+        ]
         return runtime.InferenceSession(str(path), sess_options=options, providers=chain)
     except Exception as error:  # onnxruntime's errors share no base below Exception
         if device == "cpu":

@@ -108,9 +108,7 @@ def test_without_mediapipe(monkeypatch) -> None:
 
 
 def test_mediapipe_without_the_models(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     with pytest.raises(MissingDependencyError, match=r"has no modules/palm_detection/palm_detection_full\.tflite"):
         make_detector(DetectionConfig(), DEVICE)
 
@@ -120,9 +118,7 @@ def test_damaged_and_swapped_models(monkeypatch, tmp_path: Path) -> None:
     landmarks = tflite.mediapipe_file("modules/hand_landmark/hand_landmark_full.tflite").read_bytes()
     path = tmp_path / "modules" / "palm_detection" / "palm_detection_full.tflite"
     path.parent.mkdir(parents=True)
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     path.write_bytes(landmarks)
     with pytest.raises(WeightsError, match=r"expected input \(1, 192, 192, 3\).*got \[\(1, 224, 224, 3\)\]"):
         make_detector(DetectionConfig(), DEVICE)

@@ -50,7 +50,7 @@ class PalmDetector:
 
     def __call__(self, image: Image) -> list[Detection]:
         """Hands of an RGB image, best first; ``right`` is 0.5 (unknown) in each."""
-        crop = Crop.letterbox(*image.shape[:2], INPUT)
+        crop = Crop.letterbox(image.shape[0], image.shape[1], INPUT)
         regressors, logits = self._model(crop.extract(image, border="black"))
         scores = _sigmoid(logits[:, 0])
         chosen = np.flatnonzero(scores >= self.min_score)

@@ -6,8 +6,6 @@ import itertools
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from a2p_ros.config import DetectionConfig
 from a2p_ros.detection.detector import Detector
 from a2p_ros.detection.regions import moved, region_of, same_hand, same_place, square_of
@@ -196,14 +194,15 @@ def _assign_sides(tracks: list[_Track]) -> None:
     one side leave the weaker its side only where its own evidence hardly speaks against it.
     """
     options = (Side.LEFT, Side.RIGHT, None)
-    best, worth = [None] * len(tracks), -math.inf
+    best: tuple[Side | None, ...] = (None,) * len(tracks)
+    worth = -math.inf
     for choice in itertools.product(options, repeat=len(tracks)):
         taken = [side for side in choice if side is not None]
         if len(taken) != len(set(taken)):
             continue
         total = sum(_gain(track, side) for track, side in zip(tracks, choice, strict=True))
         if total > worth:
-            best, worth = list(choice), total
+            best, worth = choice, total
     for track, side in zip(tracks, best, strict=True):
         track.side = side
 
