@@ -1,6 +1,6 @@
 """Errors of reconstructed hands against the truth; every name says root, scale and unit.
 
-Protocols differ between papers: ``mpjpe_wrist`` is aligned at the wrist and not scaled (InterWild), ``mpjpe_mcp_scaled``
+Protocols differ between papers: ``mpjpe_wrist`` is aligned at the wrist, not scaled (InterWild), ``mpjpe_mcp_scaled``
 at the middle finger's base and scaled by the 9-0 bone (DIR, 4DHands), ``pa_mpjpe`` by a similarity (FreiHAND).
 """
 

@@ -226,7 +226,7 @@ class HandViewer:
         if side not in self._labels:
             self._labels[side] = self._server.scene.add_label(f"/{side.value}/label", side.value, anchor="top-center")
         self._labels[side].text = f"{side.value} {float(np.linalg.norm(hand.joints[0])):.2f} m"
-        self._labels[side].position = np.asarray(hand.joints[0], float) + (0.0, 0.03, 0.0)
+        self._labels[side].position = hand.joints[0] + np.asarray((0.0, 0.03, 0.0))
         self._labels[side].visible = self._show_labels.value
 
     def _draw_mesh(self, side: Side, hand: ViewerHand) -> None:

@@ -63,7 +63,7 @@ def test_the_mesh_covers_the_silhouette(hands, grey) -> None:
     changed = (plain != drawn).any(-1)
     px = np.round(CAMERA.project(vertices)).astype(int)
     assert changed[px[:, 1], px[:, 0]].mean() > 0.85
-    ys, xs = np.nonzero(changed)
+    _, xs = np.nonzero(changed)
     assert px[:, 0].min() - 3 <= xs.min() and xs.max() <= px[:, 0].max() + 3
     blue = drawn[changed].astype(int)
     assert (blue[:, 2] > blue[:, 0]).mean() > 0.95, "the left hand is blue"

@@ -23,6 +23,11 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def warn(text: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"a2p: {' '.join(text.split())}\n")
+
+
 def finish(args: argparse.Namespace, result: Mapping[str, Any], lines: Iterable[str]) -> None:
     """The result: the lines for people, or with ``--json`` one object as the last line of standard output."""
     if args.json:

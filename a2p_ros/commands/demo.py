@@ -59,14 +59,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def start(children: Any, args: argparse.Namespace, status: Path, env: dict[str, str]) -> None:
-    """The three processes, in namespace /camera and the root as the launch file has them."""
-    camera = ["--ros-args", "-r", "__ns:=/camera", "-p", f"source:={args.source}", "-p", f"fps:={args.fps}"]
-    hands = ["--ros-args", "-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
+    """The three processes, on the topics that the launch file has."""
     view = ["--host", args.host, "--port", str(args.port), "--status", str(status)]
     view += ["--ros-args", "-r", "image_raw:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
-    children.start_module("camera_node", "a2p_ros.ros.camera_node", *camera, env=env)
-    children.start_module("hands_node", "a2p_ros.ros.hands_node", *hands, env=env)
+    children.start_module("camera_node", "a2p_ros.ros.camera_node", *camera_arguments(args.source, args.fps), env=env)
+    children.start_module("hands_node", "a2p_ros.ros.hands_node", *hands_arguments(), env=env)
     children.start_module("viewer", "a2p_ros.ros.viewer_node", *view, env=env)
+
+
+def camera_arguments(source: str, fps: float) -> list[str]:
+    """Arguments of the camera node that publishes a source under /camera."""
+    return ["--ros-args", "-r", "__ns:=/camera", "-p", f"source:={source}", "-p", f"fps:={float(fps)}"]
+
+
+def hands_arguments() -> list[str]:
+    """Arguments of the hands node that listens there."""
+    return ["--ros-args", "-p", "image_topic:=/camera/image_raw"]
 
 
 def watch(children: Any, file: Path, limit: float | None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def run_clip(args: argparse.Namespace) -> int:
 def _clip_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['frames']} frames, {result['model_id']}",
-        f"PCK against MediaPipe's points: {result['pck_010']:.1%} at 0.1, {result['pck_020']:.1%} at 0.2 of the hand box",
+        f"PCK against MediaPipe: {result['pck_010']:.1%} at 0.1, {result['pck_020']:.1%} at 0.2 of the hand box",
         f"recall {result['recall']:.1%} (MediaPipe {result['mediapipe_recall']:.1%}), side right in "
         f"{result['side_accuracy']:.1%}, {result['false_hands']} false hands, {result['swaps']} swaps; "
         f"everything right in {result['exact_frames']:.1%} of the frames",

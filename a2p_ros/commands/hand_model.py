@@ -18,7 +18,7 @@ def add_parser(verbs: Any) -> None:
         "convert",
         help="MANO_RIGHT.pkl and MANO_LEFT.pkl -> .npz",
         description="Read the two MANO pickles without running anything in them, correct the known sign error of the "
-        "left hand, and write MANO_RIGHT.npz and MANO_LEFT.npz. The files are to be had from https://mano.is.tue.mpg.de "
+        "left hand, and write MANO_RIGHT.npz and MANO_LEFT.npz. They are to be had from https://mano.is.tue.mpg.de "
         "under a licence of their own; they may not be shared.",
     )
     convert.add_argument("folder", type=Path, metavar="DIR", help="folder that holds MANO_RIGHT.pkl and MANO_LEFT.pkl")

@@ -126,12 +126,10 @@ class ViewerNode(Node):
             faces = np.asarray(getattr(message, f"{side.value}_faces"), np.uint32).reshape(-1, 3)
             if self._hands[side] is not None and len(vertices):
                 self._meshes[side] = vertices, faces
-        hands = {
-            side: None
-            if hand is None
-            else ViewerHand(hand.joints, hand.confidence, *self._meshes.get(side, (None, None)))
-            for side, hand in self._hands.items()
-        }
+        hands: dict[Side, ViewerHand | None] = {}
+        for side, hand in self._hands.items():
+            surface = self._meshes.get(side, (None, None))
+            hands[side] = None if hand is None else ViewerHand(hand.joints, hand.confidence, *surface)
         self._hands = Pair(hands[Side.LEFT], hands[Side.RIGHT])
         self._viewer.show_hands(self._hands, self._stats)
 

@@ -1,0 +1,141 @@
+"""The subscriber of ``a2p bench ros``: hands, the camera's own stamps and diagnostics, summed up into a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo
+
+from a2p_ros.msg import TwoHandMANO
+from a2p_ros.ros.viewer_node import write_status
+
+_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+#: Seconds after the first hands before anything counts: discovery, first detections, page faults.
+_SETTLE = 2.0
+#: Measurements of the node that are not stages of the work on one image.
+_NOT_STAGES = ("latency", "processing")
+
+
+class HandsEvent(NamedTuple):
+    """One message about an image, times of this machine's clock [s]."""
+
+    stamp: float
+    published: float
+    received: float
+    left: bool
+    right: bool
+
+
+class Receiver(Node):
+    """Notes when what arrives."""
+
+    def __init__(self) -> None:
+        super().__init__("bench_receiver")
+        self.hands: list[HandsEvent] = []
+        self.images: list[tuple[float, float]] = []
+        self.work_ms = math.nan
+        self.model_id = ""
+        self.not_about_images = 0
+        self.create_subscription(TwoHandMANO, "hands", self._on_hands, _QOS)
+        self.create_subscription(CameraInfo, "/camera/camera_info", self._on_camera, _QOS)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def _on_hands(self, message: TwoHandMANO) -> None:
+        now = time.time()
+        if math.isnan(message.latency):  # the watchdog's
+            self.not_about_images += 1
+            return
+        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+        self.model_id = message.model_id
+        event = HandsEvent(stamp, stamp + message.latency, now, message.left.valid, message.right.valid)
+        self.hands.append(event)
+
+    def _on_camera(self, message: CameraInfo) -> None:
+        self.images.append((time.time(), message.header.stamp.sec + message.header.stamp.nanosec * 1e-9))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            stages = [k for k in values if k.endswith(" p50 [ms]") and not k.startswith(_NOT_STAGES)]
+            if status.name.startswith("hands_node") and stages:
+                self.work_ms = sum(float(values[k]) for k in stages)
+
+
+def summarise(
+    hands: Sequence[HandsEvent], images: Sequence[tuple[float, float]], work_ms: float, begin: float, end: float
+) -> dict[str, Any]:
+    """The promised keys of what arrived between ``begin`` and ``end`` [s].
+
+    The work on an image began ``work_ms`` (the node's own medians by stage) before its hands were published. An image
+    counts as there from the receipt of its CameraInfo in this process, which is smaller and comes sooner: the share
+    of messages about the newest image is rather under- than overestimated.
+    """
+    counted = [h for h in hands if begin <= h.received < end]
+    arrivals = sorted(images)
+    received = [r for r, _ in arrivals]
+    newest_stamps = np.maximum.accumulate([s for _, s in arrivals]) if arrivals else np.zeros(0)
+    newest = []
+    for event in counted:
+        seen = bisect_right(received, event.published - work_ms / 1e3)
+        if seen and math.isfinite(work_ms):
+            newest.append(event.stamp >= newest_stamps[seen - 1] - 1e-6)
+    latencies = np.asarray([h.received - h.stamp for h in counted]) * 1e3
+    span = counted[-1].received - counted[0].received if len(counted) > 1 else math.nan
+    return {
+        "frames_in": sum(begin <= r < end for r in received),
+        "frames_out": len(counted),
+        "fps": (len(counted) - 1) / span if len(counted) > 1 else math.nan,
+        "latency_ms": {f"p{p}": float(np.percentile(latencies, p)) if len(counted) else math.nan for p in (50, 99)},
+        "newest_frame_share": float(np.mean(newest)) if newest else math.nan,
+        "work_ms": work_ms,
+        "left_valid": sum(h.left for h in counted),
+        "right_valid": sum(h.right for h in counted),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure once and leave."""
+    parser = argparse.ArgumentParser(prog="bench_receiver", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of phase and result")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure")
+    args = parser.parse_args(argv)
+    rclpy.init(args=[])
+    node = Receiver()
+    try:
+        write_status(args.out, {"phase": "waiting"})
+        while not node.hands:
+            rclpy.spin_once(node, timeout_sec=0.1)
+        begin = time.time() + _SETTLE
+        while time.time() < begin:
+            rclpy.spin_once(node, timeout_sec=0.05)
+        write_status(args.out, {"phase": "measuring"})
+        while time.time() < begin + args.seconds:
+            rclpy.spin_once(node, timeout_sec=0.05)
+        result = summarise(node.hands, node.images, node.work_ms, begin, begin + args.seconds)
+        result |= {"model_id": node.model_id, "watchdog_messages": node.not_about_images}
+        write_status(args.out, {"phase": "done", "result": result})
+        # The parent reads this process's end as a failure until it has read the result.
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        if rclpy.ok():
+            rclpy.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
