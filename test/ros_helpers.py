@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = 
 def free_domain() -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test of this machine uses now."""
     for domain in range(10, 100):
-        handle = open(Path(tempfile.gettempdir()) / f"a2p_ros_test_domain_{domain}.lock", "w")  # noqa: SIM115
+        handle = open(Path(tempfile.gettempdir()) / f"a2p_ros_test_domain_{domain}.lock", "w")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - ROS is imported after the check that there is one
 """A camera and a subscriber beside a hands node, on a domain of their own."""
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Peer:
         self.times.append(time.monotonic())
 
     def start(self, pipeline: Any | None = None, *, activate: bool = True, **parameters: Any) -> HandsNode:
-        """A hands node; waits until it hears this peer."""
+        """A hands node; waits until it hears this peer. Its watchdog is patient unless the test is about it."""
+        parameters.setdefault("watchdog_timeout", 2.0)
         self.pipeline = pipeline or ScriptedPipeline()
 
         def make(config: PipelineConfig) -> Any:

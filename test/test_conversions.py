@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - ROS is imported after the check that there is one
 """TwoHandMANO: what a field holds, checked from the definition of each in the message files."""
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from ros_helpers import require_ros, two_hands
 
 require_ros()
 
+from a2p_ros.msg import HandMANO, TwoHandMANO
 from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 from a2p_ros.errors import InputError
 from a2p_ros.message_fields import hand_fields
-from a2p_ros.msg import HandMANO, TwoHandMANO
 from a2p_ros.ros.conversions import check_arrays, message_to_fields, not_valid_message, two_hands_message
 from a2p_ros.types import Box, Pair, Side, Status
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - ROS is imported after the check that there is one
 """What goes into the node: stamps, old and bad images, CameraInfo, and silence.
 
 The pipeline is scripted (``ros_helpers.ScriptedPipeline``); images and messages go over real DDS.
@@ -83,7 +84,7 @@ def test_compressed_topic(peer: Peer) -> None:
 
 
 def test_only_the_newest_image_is_worked_on(peer: Peer) -> None:
-    peer.start(ScriptedPipeline(delay=0.1), watchdog_timeout=2.0)
+    peer.start(ScriptedPipeline(delay=0.1))
     peer.answer()
     images = []
     for _ in range(10):
@@ -242,7 +243,7 @@ def test_calibration_of_another_frame_is_said(peer: Peer) -> None:
 
 
 def test_watchdog_speaks_when_images_stop_and_never_repeats_a_pose(peer: Peer) -> None:
-    peer.start()
+    peer.start(watchdog_timeout=0.2)
     last = peer.stream(0.8)
     stopped = time.monotonic()
     message_of_last = peer.message_of(last)
@@ -260,7 +261,7 @@ def test_watchdog_speaks_when_images_stop_and_never_repeats_a_pose(peer: Peer) -
 
 
 def test_hanging_pipeline_is_silence_and_its_late_answer_is_not_published(peer: Peer) -> None:
-    peer.start()
+    peer.start(watchdog_timeout=0.2)
     peer.stream(0.5)
     peer.pipeline.delay = 0.7
     image = peer.image()

@@ -19,8 +19,8 @@ def subscription_events(node: Node, topic: str, told: Callable[[str], None]) -> 
 
     def mismatch(event: Any) -> None:
         text = (
-            f"a publisher of {topic} offers an incompatible QoS ({_policy(event)}), so nothing of it is received: change "
-            f"its QoS or ours (parameter qos_overrides.{node.resolve_topic_name(topic)}.subscription.reliability)"
+            f"a publisher of {topic} offers an incompatible QoS ({_policy(event)}), so nothing of it is received: "
+            f"change its QoS or ours (parameter qos_overrides.{node.resolve_topic_name(topic)}.subscription.reliability)"
         )
         node.get_logger().error(text)
         told(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ class HandsNode(LifecycleNode):
         self.settings = Settings(self, self._settings_changed)
         self.statistics = Statistics()
         self.pipeline: Any = None
+        self.failure: A2PError | None = None
         self._outputs: Outputs | None = None
         self._calibration: CalibrationKeeper | None = None
         self._processor: Processor | None = None
@@ -104,7 +106,7 @@ class HandsNode(LifecycleNode):
             self._outputs = Outputs(self, self.pipeline, self.settings.node.tf_prefix)
         except A2PError as error:
             return self._configure_failed(f"{type(error).__name__}: {error}")
-        except Exception as error:  # whatever a library raises while loading, the node stays and says it
+        except Exception as error:  # noqa: BLE001 - whatever a library raises while loading, the node stays and says it
             return self._configure_failed(f"{type(error).__name__}: {error}", traceback.format_exc())
         if self._outputs.tf_problem and self.settings.node.publish_tf:
             self.get_logger().warning(self._outputs.tf_problem)
@@ -139,7 +141,7 @@ class HandsNode(LifecycleNode):
         self.watchdog.start(config.watchdog_timeout)
         try:
             self._subscribe(image_topic, info_topic, compressed=config.compressed)
-        except Exception as error:  # rclpy would swallow it; its errors share no base
+        except Exception as error:  # noqa: BLE001 - rclpy would swallow it; its errors share no base
             self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
             self._stop()
             return _FAILED
@@ -328,18 +330,18 @@ def _granted(report: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in report.items())
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> int:
     """Entry point of ``ros2 run a2p_ros hands_node``."""
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] [%(name)s]: %(message)s")
 
-    def make() -> HandsNode:
+    def make(_: threading.Event) -> HandsNode:
         node = HandsNode()
         if node.settings.node.autostart:
             node.autostart()
         return node
 
-    sys.exit(run_node(make, args, "hands_node", HandsNode.farewell))
+    return run_node(make, args, "hands_node")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -40,7 +40,8 @@ class NodeConfig(Checked):
     camera_info_topic: str = setting("", "Topic of the CameraInfo; empty = `camera_info` beside the image topic.")
     image_rectified: Literal["auto", "yes", "no"] = setting(
         "auto",
-        "Whether the images are rectified, so that P holds and not K and D; auto = when the topic's last part has `rect`.",
+        "Whether the images are rectified, so that P holds and not K and D; auto = when the topic's last part has "
+        "`rect`.",
     )
     require_camera_info: bool = setting(
         False, "Without a usable CameraInfo publish no valid hand, instead of assuming a field of view.", runtime=True

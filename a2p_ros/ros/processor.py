@@ -100,7 +100,7 @@ class Processor:
             self._refuse(arrival, header, "image", str(error))
         except A2PError as error:
             self._refuse(arrival, header, "pipeline", f"{type(error).__name__}: {error}")
-        except Exception as error:  # a fault in one image must not end the stream
+        except Exception as error:  # noqa: BLE001 - a fault in one image must not end the stream
             self._refuse(arrival, header, "pipeline", f"{type(error).__name__}: {error}", fault=error)
 
     def _process(self, arrival: Arrival, header: Header, stamp: float) -> None:

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import rclpy
 from rclpy.context import Context
@@ -22,8 +22,17 @@ from rclpy.signals import SignalHandlerOptions
 from a2p_ros.errors import A2PError
 
 
-def run_node(make: Callable[[], Node], args: Sequence[str] | None, name: str, farewell: Callable[[Any], None]) -> int:
-    """Make a node, spin it until SIGINT or SIGTERM, let it say ``farewell``, and return the exit code.
+class RunnableNode(Protocol):
+    """A node that says goodbye; ``failure`` is what made it end by itself."""
+
+    failure: A2PError | None
+
+    def farewell(self) -> None:
+        """Publish last words while that is still possible."""
+
+
+def run_node(make: Callable[[threading.Event], RunnableNode], args: Sequence[str] | None, name: str) -> int:
+    """Make a node, spin it until SIGINT, SIGTERM or its own ``stop``, let it say farewell, and return the exit code.
 
     A second signal is ignored while the node shuts down, a fourth ends the process at once.
     """
@@ -43,26 +52,25 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None, name: str, fa
         signal.signal(number, on_signal)
     logger = get_logger(name)
     try:
-        node = make()
+        node = make(stop)
     except A2PError as error:
         logger.fatal(f"{type(error).__name__}: {error}")
         rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
+    assert isinstance(node, Node)
     executor.add_node(node)
     try:
         spin(executor, stop, logger)
     finally:
-        farewell(node)
+        node.farewell()
         executor.shutdown(timeout_sec=1.0)
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return 1 if node.failure is not None else 0
 
 
-def spin(
-    executor: SingleThreadedExecutor, stop: threading.Event, logger: Any, context: Context | None = None
-) -> None:
+def spin(executor: SingleThreadedExecutor, stop: threading.Event, logger: Any, context: Context | None = None) -> None:
     """Spin until ``stop`` is set; an exception in a callback is logged and the node goes on.
 
     rclpy ends the process for instance when a lifecycle transition is asked for that the state does not have.
@@ -70,7 +78,7 @@ def spin(
     while rclpy.ok(context=context) and not stop.is_set():
         try:
             executor.spin_once(timeout_sec=0.1)
-        except Exception as error:  # one bad request must not take the hands away
+        except Exception as error:  # noqa: BLE001 - one bad request must not take the hands away
             if not rclpy.ok(context=context):
                 return
             logger.error(f"a callback failed: {type(error).__name__}: {error}")
