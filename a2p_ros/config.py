@@ -84,7 +84,8 @@ class DetectionConfig(Checked):
     min_score: float = setting(0.5, "Detections below this score are dropped.", low=0.0, high=1.0, runtime=True)
     interval: int = setting(
         5,
-        "Frames between runs of the detector while fewer than two hands are tracked; while two are, it runs three times more rarely.",
+        "Frames between runs of the detector while fewer than two hands are tracked; while two are, it runs "
+        "three times more rarely.",
         low=1,
         high=1000,
         runtime=True,
@@ -116,7 +117,8 @@ class FitConfig(Checked):
     )
     max_error: float = setting(
         0.12,
-        "A hand is rejected when its joints project farther than this from the keypoints on average, relative to the hand box.",
+        "A hand is rejected when its joints project farther than this from the keypoints on average, "
+        "relative to the hand box.",
         low=0.0,
         high=10.0,
         runtime=True,
@@ -129,12 +131,21 @@ class PlacementConfig(Checked):
 
     hand_length: float = setting(
         0.0,
-        "The user's hand, wrist joint to middle fingertip with the hand flat [m]; 0 = unknown, the mean adult hand is assumed and metric_scale is false.",
+        "The user's hand, wrist joint to middle fingertip with the hand flat [m]; 0 = unknown, the mean "
+        "adult hand is assumed and metric_scale is false.",
         low=0.0,
-        high=0.30,
+        high=0.25,
         runtime=True,
     )
     assumed_fov: float = setting(1.05, "Horizontal field of view [rad] assumed without CameraInfo.", low=0.1, high=3.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.hand_length < 0.10:
+            raise ConfigError(
+                f"PlacementConfig.hand_length: expected 0 (unknown) or a length in [0.10, 0.25] m, got "
+                f"{self.hand_length!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -9,15 +10,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import PipelineConfig
+from a2p_ros.depth_scale import DepthScale
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.landmarks import LandmarkModel
 from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.errors import ConfigError, InputError
-from a2p_ros.hand import load_hand_models
+from a2p_ros.hand import hand_length, load_hand_models
 from a2p_ros.keypoint_fit import KeypointFit
 from a2p_ros.placement import place
 from a2p_ros.smoothing import HandSmoother
@@ -43,17 +45,26 @@ class TwoHandPipeline:
         self.tracker = HandTracker.from_config(config.detection)
         self.regressor = KeypointFit(self.hand_models, config.fit, config.placement)
         self.smoother = HandSmoother(config.smoothing, self.hand_models)
+        self.depth_scale = DepthScale()
 
-    def __call__(self, image: Image, camera: CameraModel | None, stamp: float) -> TwoHands:
+    def __call__(
+        self,
+        image: Image,
+        camera: CameraModel | None,
+        stamp: float,
+        depth: Float[np.ndarray, "height width"] | None = None,
+    ) -> TwoHands:
         """Reconstruct both hands in one image of a stream.
 
         Args:
             image: RGB.
             camera: intrinsics of this very image; None assumes a field of view.
             stamp: capture time [s], later than the last call's; call `reset` where it is not.
+            depth: along z [m], aligned with the image, 0 or NaN where not measured; it tells the
+                hand's length where ``placement.hand_length`` does not.
 
         Raises:
-            InputError: the image is not (height, width, 3) uint8, or is empty.
+            InputError: the image is not (height, width, 3) uint8, or is empty; the depth image has another size.
             CameraError: the camera belongs to an image of another size.
         """
         check_image(image)
@@ -74,8 +85,30 @@ class TwoHandPipeline:
             hands = self.smoother(hands, camera, stamp)
 
         status = self._status(keypoints, hands)
-        metric = self.config.placement.hand_length > 0 and not camera.assumed
+        metric = self._hand_length > 0 and not camera.assumed
+        if depth is not None and self.config.placement.hand_length == 0:
+            self._measure_length(hands, camera, depth)
         return self._answer(hands, status, stamp, metric, clock)
+
+    @property
+    def _hand_length(self) -> float:
+        """What is known of the user's hand [m]: told, or measured in depth images; 0 = nothing."""
+        return self.config.placement.hand_length or self.depth_scale.length
+
+    def _measure_length(
+        self, hands: Pair[PlacedHand | None], camera: CameraModel, depth: Float[np.ndarray, "height width"]
+    ) -> None:
+        """Let a depth image correct the hand length that the next frames are fitted with."""
+        for side, hand in hands.items():
+            if hand is not None:
+                model = self.hand_models[side]
+                length = float(hand_length(model, torch.as_tensor(hand.pose.betas[None]).to(model.template))[0])
+                self.depth_scale.add(hand, length, self.mesh, model.faces.numpy(), camera, depth)
+        self._fit_with_length()
+
+    def _fit_with_length(self) -> None:
+        placement = dataclasses.replace(self.config.placement, hand_length=self._hand_length)
+        self.regressor.update(self.config.fit, placement)
 
     def _status(self, found: Pair[HandKeypoints | None], hands: Pair[PlacedHand | None]) -> Pair[Status]:
         """Why each hand is or is not there; a rejected one is no longer followed."""
@@ -136,6 +169,8 @@ class TwoHandPipeline:
         self.tracker.reset()
         self.regressor.reset()
         self.smoother.reset()
+        self.depth_scale.reset()
+        self._fit_with_length()
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first frame is as fast as the others."""
@@ -156,7 +191,7 @@ class TwoHandPipeline:
         self.detector.min_score = config.detection.min_score
         self.tracker.interval = config.detection.interval
         self.landmarks.min_presence = config.landmarks.min_presence
-        self.regressor.update(config.fit, config.placement)
+        self._fit_with_length()
         self.smoother.update(config.smoothing)
 
 
