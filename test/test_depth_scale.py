@@ -70,7 +70,7 @@ def test_depth_of_something_else_says_nothing(model: HandModel) -> None:
     noise = np.random.default_rng(1).uniform(0.3, 2.0, (CAMERA.height, CAMERA.width)).astype(np.float32)
     assert scale_factor(assumed, model.faces.numpy(), CAMERA, noise) is None
     assert scale_factor(assumed, model.faces.numpy(), CAMERA, np.zeros_like(noise)) is None
-    assert scale_factor(assumed + [5.0, 0, 0], model.faces.numpy(), CAMERA, noise) is None
+    assert scale_factor(assumed + np.array([5.0, 0, 0]), model.faces.numpy(), CAMERA, noise) is None
 
 
 def test_length_is_told_after_enough_hands_then_kept(model: HandModel) -> None:
