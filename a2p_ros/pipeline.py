@@ -191,6 +191,7 @@ class TwoHandPipeline:
         self.detector.min_score = config.detection.min_score
         self.tracker.interval = config.detection.interval
         self.landmarks.min_presence = config.landmarks.min_presence
+        self.landmarks.min_size = config.landmarks.min_size
         self._fit_with_length()
         self.smoother.update(config.smoothing)
 
