@@ -1,13 +1,22 @@
-"""The frame that is published for a hand's wrist."""
+"""Where a hand is: the frame of its wrist, and the hand put at a point of the camera frame."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+import torch
 from jaxtyping import Float
 
+from a2p_ros.camera import CameraModel
 from a2p_ros.errors import InputError
-from a2p_ros.types import Side
+from a2p_ros.types import Box, HandPose, PlacedHand, Side
 
+if TYPE_CHECKING:
+    from a2p_ros.hand.model import HandModel
+
+#: Wrists nearer or farther than this are taken for a failed reconstruction [m].
+DEPTH_RANGE = (0.05, 10.0)
 _INDEX_BASE, _MIDDLE_BASE, _LITTLE_BASE = 5, 9, 17
 
 
@@ -31,3 +40,27 @@ def wrist_frame(joints: Float[np.ndarray, "21 3"], side: Side) -> Float[np.ndarr
         raise InputError("wrist_frame: expected finite joints whose wrist and finger bases span a plane")
     z = z / height
     return np.stack([x, np.cross(z, x), z], axis=1)
+
+
+def placed_hand(
+    pose: HandPose, wrist: Float[np.ndarray, "3"], camera: CameraModel, model: HandModel
+) -> PlacedHand | None:
+    """The hand with its wrist at a point of the camera frame [m]; None where no camera could see it so."""
+    joints = wrist + pose.joints
+    pixels = camera.project(joints)
+    if not (DEPTH_RANGE[0] <= wrist[2] <= DEPTH_RANGE[1] and np.isfinite(pixels).all()):
+        return None
+    return PlacedHand(
+        pose=pose,
+        wrist=wrist,
+        joints=joints,
+        keypoints_px=pixels,
+        transl=wrist - rest_wrist(model, pose.betas),
+        box=Box.around(pixels),
+    )
+
+
+def rest_wrist(model: HandModel, betas: Float[np.ndarray, "10"]) -> Float[np.ndarray, "3"]:
+    """J0: the wrist of the shaped rest hand [m], what lies between MANO's ``transl`` and the wrist."""
+    shaped = model.joint_template[0] + model.joint_shapedirs[0] @ torch.as_tensor(betas).to(model.joint_template)
+    return shaped.double().numpy()

@@ -5,6 +5,7 @@ Everything is in the axes of a virtual camera that looks at each hand (``_view``
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,17 +14,21 @@ from jaxtyping import Bool, Float
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.rotations import axis_angle_to_matrix, nearest_rotation, rotation_between
-from a2p_ros.skeleton import N_POSE, Posed, Skeleton, finger_limits
+from a2p_ros.skeleton import Posed, Skeleton, finger_limits
+from a2p_ros.small_systems import inverse_factor, solve_spd
 from a2p_ros.translation import linear_translation
 from a2p_ros.types import HandKeypoints
 
-_N = N_POSE + 3
+_EYE = np.eye(9)
+#: Keeps the shared unknowns solvable where all keypoints are taken for outliers.
+_RIDGE = 1e-6
 _PALM = [0, 5, 9, 13, 17]
 #: Standard deviation of a 2D keypoint, and from where on it is an outlier: shares of the hand's extent.
 _SIGMA_2D = 0.02
 _OUTLIER_2D = 0.10
-#: Standard deviations of a 3D keypoint across and along the ray [m].
-_SIGMA_3D = np.array([0.012, 0.012, 0.015])
+#: Standard deviation of a 3D keypoint across the ray [m], and how much less its depth counts.
+_SIGMA_3D = 0.012
+_ALONG = np.array([1.0, 1.0, 0.8])
 #: How fast an angle may change from one frame to the next, and how soft its limits are [rad].
 _SIGMA_TIME = 0.4
 _SIGMA_LIMIT = 0.05
@@ -57,6 +62,10 @@ class Measured:
         return cls(turns, seen[..., :2] / np.maximum(seen[..., 2:], 1e-3), points, weights)
 
 
+def _pick(mask: np.ndarray, mine: np.ndarray, its: np.ndarray) -> np.ndarray:
+    return np.where(mask.reshape(-1, *[1] * (mine.ndim - 1)), its, mine)
+
+
 @dataclass(frozen=True)
 class State:
     """Global rotation, joint angles and wrist [m] of some hands."""
@@ -69,45 +78,73 @@ class State:
         """The state after a step of the unknowns."""
         return State(
             axis_angle_to_matrix(step[:, :3]) @ self.root,
-            self.angles + step[:, 3:N_POSE].reshape(-1, 5, 3, 3),
-            self.wrist + step[:, N_POSE:],
+            self.angles + step[:, 3:48].reshape(-1, 5, 3, 3),
+            self.wrist + step[:, 48:],
         )
 
     def replaced(self, mask: Bool[np.ndarray, "hands"], other: State) -> State:
         """``other`` where ``mask``, else this."""
         return State(
-            np.where(mask[:, None, None], other.root, self.root),
-            np.where(mask[:, None, None, None], other.angles, self.angles),
-            np.where(mask[:, None], other.wrist, self.wrist),
+            _pick(mask, self.root, other.root),
+            _pick(mask, self.angles, other.angles),
+            _pick(mask, self.wrist, other.wrist),
         )
 
 
 @dataclass(frozen=True)
 class Linearised:
-    """The problem at a state: normal equations, cost, and the mean reprojection error relative to the hand's extent."""
+    """The problem at a state, its error the mean reprojection error relative to the hand's extent.
+
+    Fingers do not depend on one another, so the normal equations are an arrow: 5 x 9 angles, each
+    finger coupled only to the 9 shared unknowns (turn, wrist, offset of the 3D points). Beyond speed,
+    blocks of 9 stay below the size at which BLAS starts threads that wait for one another.
+    """
 
     state: State
     posed: Posed
-    lhs: Float[np.ndarray, "hands 51 51"]
-    rhs: Float[np.ndarray, "hands 51"]
     cost: Float[np.ndarray, "hands"]
     error: Float[np.ndarray, "hands"]
-    rows: Float[np.ndarray, "hands 105 51"]
-    residuals: Float[np.ndarray, "hands 105"]
-    weights_2d: Float[np.ndarray, "hands 21"]
+    finger_rows: Float[np.ndarray, "hands 5 20 9"]
+    shared_rows: Float[np.ndarray, "hands 5 20 9"]
+    residuals: Float[np.ndarray, "hands 5 20"]
+    wrist_rows: Float[np.ndarray, "hands 5 9"]
+    wrist_residuals: Float[np.ndarray, "hands 5"]
+    prior_lhs: Float[np.ndarray, "hands 5 9"]
+    prior_rhs: Float[np.ndarray, "hands 5 9"]
+    weights: Float[np.ndarray, "hands 21 2"]
 
     def replaced(self, mask: Bool[np.ndarray, "hands"], other: Linearised) -> Linearised:
         """``other`` where ``mask``, else this."""
-        if mask.all():
-            return other
+        if mask.all() or not mask.any():
+            return other if mask.all() else self
+        picked = {
+            f.name: _pick(mask, getattr(self, f.name), getattr(other, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in ("state", "posed")
+        }
+        posed = (_pick(mask, getattr(self.posed, f), getattr(other.posed, f)) for f in ("points", "turns", "axes"))
+        return Linearised(state=self.state.replaced(mask, other.state), posed=Posed(*posed), **picked)
 
-        def pick(mine: np.ndarray, its: np.ndarray) -> np.ndarray:
-            return np.where(mask.reshape(-1, *[1] * (mine.ndim - 1)), its, mine)
+    def step(self, damping: Float[np.ndarray, "hands"]) -> Float[np.ndarray, "hands 51"]:
+        """The damped Gauss-Newton step: turn, angles, wrist."""
+        stretch = damping[:, None, None] * _EYE + 1
+        lhs, coupling, rhs = self.finger_equations(self.shared_rows)
+        whitener = inverse_factor(lhs * stretch[:, None])
+        columns, target = whitener @ coupling, whitener @ rhs[..., None]
+        columns_t = np.swapaxes(columns, -1, -2)
 
-        posed = Posed(*(pick(getattr(self.posed, f), getattr(other.posed, f)) for f in ("points", "turns", "axes")))
-        names = ("lhs", "rhs", "cost", "error", "rows", "residuals", "weights_2d")
-        arrays = {name: pick(getattr(self, name), getattr(other, name)) for name in names}
-        return Linearised(state=self.state.replaced(mask, other.state), posed=posed, **arrays)
+        shared_t, wrist_t = np.swapaxes(self.shared_rows, -1, -2), np.swapaxes(self.wrist_rows, -1, -2)
+        shared = ((shared_t @ self.shared_rows).sum(1) + wrist_t @ self.wrist_rows) * stretch + _RIDGE * _EYE
+        shared_rhs = (shared_t @ self.residuals[..., None]).sum(1) + wrist_t @ self.wrist_residuals[..., None]
+        common = solve_spd(shared - (columns_t @ columns).sum(1), shared_rhs - (columns_t @ target).sum(1))
+        angles = np.swapaxes(whitener, -1, -2) @ (target - columns @ common[:, None])
+        return np.concatenate([common[:, :3, 0], angles.reshape(-1, 45), common[:, 3:6, 0]], axis=1)
+
+    def finger_equations(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Normal equations of each finger's angles: their matrix, their coupling to some columns, right-hand side."""
+        transposed = np.swapaxes(self.finger_rows, -1, -2)
+        lhs = transposed @ self.finger_rows + self.prior_lhs[..., None] * _EYE
+        return lhs, transposed @ columns, (transposed @ self.residuals[..., None])[..., 0] + self.prior_rhs
 
 
 class HandProblem:
@@ -130,12 +167,13 @@ class HandProblem:
         self._measured = measured
         self._rest = skeleton.rest(betas)
         self._extent = np.maximum(np.ptp(measured.rays, axis=1).max(1), 1e-6)
+        self._weight_2d = np.sqrt(measured.weights) / _SIGMA_2D
+        self._weight_3d = np.sqrt(measured.weights) / _SIGMA_3D
         self._last: np.ndarray | None = None
         self._last_weight = np.zeros(len(self._rest))
         bones = np.linalg.norm(measured.points[:, 1:] - measured.points[:, _BONES_FROM], axis=2)
         scale = np.median(self._bone_lengths / np.maximum(bones, 1e-6), axis=1)
-        points = measured.points * scale[:, None, None]
-        self._points = points - points.mean(1, keepdims=True)
+        points = self._points = measured.points * scale[:, None, None]
         palm = points[:, _PALM] - points[:, _PALM].mean(1, keepdims=True)
         model_palm = self._rest[:, _PALM] - self._rest[:, _PALM].mean(1, keepdims=True)
         #: Global rotation that the 3D points of the palm alone give (Kabsch).
@@ -163,62 +201,71 @@ class HandProblem:
         """The state after so many Levenberg-Marquardt steps, none of which raises the cost."""
         best = self.linearise(state)
         damping = np.full(len(best.cost), 1e-3)
-        diagonal = np.arange(_N)
         for _ in range(steps):
-            lhs = best.lhs.copy()
-            lhs[:, diagonal, diagonal] *= 1 + damping[:, None]
-            step = np.linalg.solve(lhs, best.rhs[..., None])[..., 0]
-            trial = self.linearise(best.state.moved(step))
+            trial = self.linearise(best.state.moved(best.step(damping)))
             better = trial.cost <= best.cost
             best = best.replaced(better, trial)
             damping = np.where(better, damping / 5, damping * 10)
         return best
 
     def linearise(self, state: State) -> Linearised:
-        """Residuals, Jacobian and normal equations at a state."""
+        """Residuals and Jacobian at a state."""
         n = len(state.root)
-        measured = self._measured
         posed = self._skeleton.pose(self._rest, state.root, state.angles)
-        jacobian = self._skeleton.jacobian(posed)
-
         joints = posed.points + state.wrist[:, None]
-        inverse = 1 / np.maximum(joints[..., 2], _NEAREST)
-        uv = joints[..., :2] * inverse[..., None]
-        error = measured.rays - uv
+        inverse = 1 / np.maximum(joints[..., 2:], _NEAREST)
+        uv = joints[..., :2] * inverse
+        error = self._measured.rays - uv
         squared = np.einsum("hkc,hkc->hk", error, error) / self._extent[:, None] ** 2
         robust = 1 / (1 + squared / _OUTLIER_2D**2)
-        weights = measured.weights / _SIGMA_2D**2
-        root_weight = np.sqrt(weights) * robust / self._extent[:, None]
+        # Geman-McClure: the squared weight is that of the locally equivalent least squares.
+        across = (self._weight_2d * robust / self._extent[:, None])[..., None]
+        weights = np.concatenate([across, self._weight_3d[..., None]], axis=2)
 
-        rows = np.zeros((n, 105, _N))
-        residuals = np.empty((n, 105))
-        projected = rows[:, :42].reshape(n, 21, 2, _N)
-        projected[..., :N_POSE] = jacobian[:, :, :2] - uv[..., None] * jacobian[:, :, 2:]
-        projected[:, :, 0, N_POSE] = projected[:, :, 1, N_POSE + 1] = 1.0
-        projected[..., N_POSE + 2] = -uv
-        projected *= (root_weight * inverse)[..., None, None]
-        residuals[:, :42] = (error * root_weight[..., None]).reshape(n, 42)
-
-        weight_3d = np.sqrt(measured.weights)[..., None] / _SIGMA_3D
-        rows[:, 42:, :N_POSE] = (
-            (jacobian - jacobian.mean(1, keepdims=True)) * weight_3d[..., None]
-        ).reshape(n, 63, N_POSE)
-        centred = posed.points - posed.points.mean(1, keepdims=True)
-        residuals[:, 42:] = ((self._points - centred) * weight_3d).reshape(n, 63)
-
-        transposed = np.swapaxes(rows, 1, 2)
-        lhs = transposed @ rows
-        rhs = (transposed @ residuals[..., None])[..., 0]
-        prior_lhs, prior_rhs, prior_cost = self._angle_terms(state.angles)
-        diagonal = np.arange(3, N_POSE)
-        lhs[:, diagonal, diagonal] += prior_lhs
-        rhs[:, 3:N_POSE] += prior_rhs
-        # Geman-McClure's own cost, of which the squared reweighted residual is the local model.
-        cost = np.sum(weights * squared * robust, axis=1) + np.sum(residuals[:, 42:] ** 2, axis=1) + prior_cost
-        cost = np.where(np.isfinite(cost) & (joints[..., 2].min(1) > _NEAREST), cost, np.inf)
-        return Linearised(
-            state, posed, lhs, rhs, cost, np.sqrt(squared).mean(1), rows, residuals, (root_weight * inverse)
+        offset = self._offset(posed.points)
+        residuals = np.empty((n, 21, 5))
+        residuals[..., :2] = error * across
+        residuals[..., 2:] = (self._points + offset - posed.points) * self._weight_3d[..., None] * _ALONG
+        shared = np.zeros((n, 21, 5, 9))
+        shared[..., :3] = self._rows(self._skeleton.turn_jacobian(posed), uv, inverse, weights)
+        shared[..., 0, 3] = shared[..., 1, 4] = across[..., 0] * inverse[..., 0]
+        shared[..., :2, 5] = -uv * across * inverse
+        shared[..., 2:, 6:] = -np.eye(3) * (self._weight_3d[..., None] * _ALONG)[..., None]
+        chain = (n, 5, 4)
+        fingers = self._rows(
+            self._skeleton.finger_jacobian(posed).reshape(n, 20, 3, 9), uv[:, 1:], inverse[:, 1:], weights[:, 1:]
         )
+        prior_lhs, prior_rhs, prior_cost = self._angle_terms(state.angles)
+        cost = np.sum(self._weight_2d**2 * squared * robust, axis=1) + np.sum(residuals[..., 2:] ** 2, axis=(1, 2))
+        cost = cost + prior_cost
+        return Linearised(
+            state=state,
+            posed=posed,
+            cost=np.where(np.isfinite(cost) & (joints[..., 2].min(1) > _NEAREST), cost, np.inf),
+            error=np.sqrt(squared).mean(1),
+            finger_rows=fingers.reshape(n, 5, 20, 9),
+            shared_rows=shared[:, 1:].reshape(n, 5, 20, 9),
+            residuals=residuals[:, 1:].reshape(*chain, 5).reshape(n, 5, 20),
+            wrist_rows=shared[:, 0],
+            wrist_residuals=residuals[:, 0],
+            prior_lhs=prior_lhs,
+            prior_rhs=prior_rhs,
+            weights=weights,
+        )
+
+    def _offset(self, points: np.ndarray) -> np.ndarray:
+        """Where the 3D points' arbitrary origin lies: best for given joints, so it needs no memory between steps."""
+        weight = self._weight_3d[..., None] ** 2
+        return np.sum(weight * (points - self._points), axis=1, keepdims=True) / np.sum(weight, axis=1, keepdims=True)
+
+    @staticmethod
+    def _rows(jacobian: np.ndarray, uv: np.ndarray, inverse: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted derivatives of projection and 3D point from those of the joints (..., 3, k) -> (..., 5, k)."""
+        rows = np.empty((*jacobian.shape[:-2], 5, jacobian.shape[-1]))
+        scaled = weights[..., :1] * inverse
+        rows[..., :2, :] = (jacobian[..., :2, :] - uv[..., None] * jacobian[..., 2:, :]) * scaled[..., None]
+        rows[..., 2:, :] = jacobian * (weights[..., 1:] * _ALONG)[..., None]
+        return rows
 
     def _angle_terms(self, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n = len(angles)
@@ -232,7 +279,7 @@ class HandProblem:
             follow = self._last_weight[:, None, None, None]
             change = self._last - angles
             lhs, rhs, cost = lhs + follow, rhs + follow * change, cost + follow * change**2
-        return lhs.reshape(n, 45), rhs.reshape(n, 45), cost.reshape(n, 45).sum(1)
+        return lhs.reshape(n, 5, 9), rhs.reshape(n, 5, 9), cost.reshape(n, 45).sum(1)
 
     def shape_information(
         self, solved: Linearised
@@ -242,19 +289,22 @@ class HandProblem:
         A matrix S and a vector g: the best change of betas is ``S^-1 g``.
         """
         n = len(solved.cost)
-        dirs = self._skeleton.shape_jacobian(solved.posed, solved.state.root)
         joints = solved.posed.points + solved.state.wrist[:, None]
-        uv = joints[..., :2] / np.maximum(joints[..., 2:], _NEAREST)
-        columns = np.empty((n, 105, 10))
-        across = (dirs[:, :, :2] - uv[..., None] * dirs[:, :, 2:]) * solved.weights_2d[..., None, None]
-        columns[:, :42] = across.reshape(n, 42, 10)
-        weight_3d = np.sqrt(self._measured.weights)[..., None] / _SIGMA_3D
-        columns[:, 42:] = ((dirs - dirs.mean(1, keepdims=True)) * weight_3d[..., None]).reshape(n, 63, 10)
-        transposed = np.swapaxes(columns, 1, 2)
-        coupling = transposed @ solved.rows
-        eliminated = np.linalg.solve(
-            solved.lhs, np.concatenate([np.swapaxes(coupling, 1, 2), solved.rhs[..., None]], axis=2)
-        )
-        information = transposed @ columns - coupling @ eliminated[..., :10]
-        gradient = (transposed @ solved.residuals[..., None] - coupling @ eliminated[..., 10:])[..., 0]
-        return information, gradient
+        inverse = 1 / np.maximum(joints[..., 2:], _NEAREST)
+        dirs = self._skeleton.shape_jacobian(solved.posed, solved.state.root)
+        betas = self._rows(dirs, joints[..., :2] * inverse, inverse, solved.weights)
+        columns = np.concatenate([solved.shared_rows, betas[:, 1:].reshape(n, 5, 20, 10)], axis=-1)
+        wrist = np.concatenate([solved.wrist_rows, betas[:, 0]], axis=-1)
+
+        lhs, coupling, rhs = solved.finger_equations(columns)
+        whitener = inverse_factor(lhs)
+        inner, target = whitener @ coupling, whitener @ rhs[..., None]
+        inner_t, columns_t = np.swapaxes(inner, -1, -2), np.swapaxes(columns, -1, -2)
+        wrist_t = np.swapaxes(wrist, 1, 2)
+        whole = (columns_t @ columns - inner_t @ inner).sum(1) + wrist_t @ wrist
+        gradient = (columns_t @ solved.residuals[..., None] - inner_t @ target).sum(1)
+        gradient = gradient + wrist_t @ solved.wrist_residuals[..., None]
+
+        outer = solve_spd(whole[:, :9, :9], np.concatenate([whole[:, :9, 9:], gradient[:, :9]], axis=-1))
+        information = whole[:, 9:, 9:] - whole[:, 9:, :9] @ outer[..., :10]
+        return information, (gradient[:, 9:] - whole[:, 9:, :9] @ outer[..., 10:])[..., 0]

@@ -87,7 +87,9 @@ def sixd_to_matrix(sixd: Float[np.ndarray, "*batch 6"]) -> Float[np.ndarray, "*b
 def nearest_rotation(matrix: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch 3 3"]:
     """The rotation nearest to a matrix in the Frobenius norm (Kabsch: ``H = sum b a^T`` gives the R with R a ~ b)."""
     u, _, vt = np.linalg.svd(matrix)
-    u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    # The sign of the determinant by a triple product: numpy.linalg.det wakes BLAS threads for 3 x 3.
+    x, y, z = np.moveaxis(u @ vt, -1, 0)
+    u[..., :, 2] *= np.where(np.einsum("...i,...i->...", np.cross(x, y), z) < 0, -1.0, 1.0)[..., None]
     return u @ vt
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from a2p_ros.hand.model import betas_for_length, hand_length
+from a2p_ros.small_systems import solve_spd
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
@@ -68,7 +69,7 @@ class ShapeEstimate:
             self._target += _INDEPENDENT * (s @ self.betas + g)
             self._seen += 1
             if self._seen in UPDATES:
-                self.betas = self._scaled(np.clip(np.linalg.solve(self._information, self._target), -2.5, 2.5))
+                self.betas = self._scaled(np.clip(solve_spd(self._information, self._target[:, None])[:, 0], -2.5, 2.5))
 
     def _wanted(self, length: float) -> float:
         return length if length > 0 else self._mean_length

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 
 from a2p_ros.hand.limits import JOINT_LIMITS, joint_axes
+from a2p_ros.rotations import skew
 from a2p_ros.types import Pair, Side
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
 #: MANO16 joints of each finger in OpenPose order.
 FINGERS = np.array([[13, 14, 15], [1, 2, 3], [4, 5, 6], [10, 11, 12], [7, 8, 9]])
-#: Columns of the Jacobian: 3 turns of the whole hand, then 5 x 3 x 3 angles.
-N_POSE = 48
 _TWIST, _FLEXION, _ABDUCTION = range(3)
-_FINGER = np.arange(5)
 #: Which of a finger's four points (base to tip) each of its three joints moves: those beyond it.
 _MOVES = np.arange(4)[:, None] > np.arange(3)
 
@@ -120,25 +118,25 @@ class Skeleton:
             chain[:, :, j + 1] = chain[:, :, j] + (turn @ bones[:, :, j])[..., 0]
         return Posed(points, turns, axes)
 
-    def jacobian(self, posed: Posed) -> Float[np.ndarray, "hands 21 3 48"]:
-        """Derivatives of the points: turns of the whole hand about the camera axes [m/rad], then angles.
+    def turn_jacobian(self, posed: Posed) -> Float[np.ndarray, "hands 21 3 3"]:
+        """Derivatives of the points for turns of the whole hand about the wrist, in output axes [m/rad]."""
+        return -skew(posed.points)
 
-        A joint's geometric Jacobian: axis x (point - joint), for points beyond the joint.
+    def finger_jacobian(self, posed: Posed) -> Float[np.ndarray, "hands 5 4 3 9"]:
+        """Derivatives of each finger's points for its own angles, joint by joint [m/rad].
+
+        The geometric Jacobian: axis x (point - joint), for points beyond the joint.
         """
         n = len(posed.points)
-        out = np.zeros((n, 21, 3, N_POSE))
-        x, y, z = np.moveaxis(posed.points, -1, 0)
-        out[..., 0, 1], out[..., 0, 2], out[..., 1, 2] = z, -y, x
-        out[..., 1, 0], out[..., 2, 0], out[..., 2, 1] = -z, y, -x
         chain = posed.points[:, 1:].reshape(n, 5, 4, 3)
         lever = (chain[:, :, :, None] - chain[:, :, None, :3]) * _MOVES[..., None]
         ax, ay, az = (posed.axes[:, :, None, :, i] for i in range(3))
         px, py, pz = (lever[..., i, None] for i in range(3))
-        cross = np.stack([ay * pz - az * py, az * px - ax * pz, ax * py - ay * px], axis=3)
-        blocks = out[:, 1:, :, 3:].reshape(n, 5, 4, 3, 5, 9)
-        blocks[:, _FINGER, :, :, _FINGER] = np.moveaxis(cross.reshape(n, 5, 4, 3, 9), 1, 0)
-        out[:, 1:, :, 3:] = blocks.reshape(n, 20, 3, 45)
-        return out
+        out = np.empty((n, 5, 4, 3, 3, 3))
+        out[:, :, :, 0] = ay * pz - az * py
+        out[:, :, :, 1] = az * px - ax * pz
+        out[:, :, :, 2] = ax * py - ay * px
+        return out.reshape(n, 5, 4, 3, 9)
 
     def shape_jacobian(self, posed: Posed, root: Float[np.ndarray, "hands 3 3"]) -> Float[np.ndarray, "hands 21 3 10"]:
         """Derivatives of the points with respect to betas [m]."""

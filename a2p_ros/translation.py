@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from a2p_ros.errors import InputError
 from a2p_ros.rotations import rotation_between
+from a2p_ros.small_systems import solve_spd
 
 _REFINEMENTS = 4
 #: Keypoints off by more than this share of the hand's extent count less and less (Geman-McClure).
@@ -68,7 +69,7 @@ def solve_translations(
             lhs += precision * np.block([[np.eye(3), -np.eye(3)], [-np.eye(3), np.eye(3)]])
             gap = precision * (apart.translation - (wrists[0] - wrists[1]))
             rhs += np.concatenate([gap, -gap])
-        steps = np.linalg.solve(lhs, rhs).reshape(-1, 3)
+        steps = solve_spd(lhs, rhs[:, None]).reshape(-1, 3)
         wrists = [view.step(wrist, step) for view, wrist, step in zip(views, wrists, steps, strict=True)]
     return wrists
 
@@ -90,7 +91,7 @@ def linear_translation(
     b = np.concatenate([u * points[..., 2] - points[..., 0], v * points[..., 2] - points[..., 1]], axis=1)
     weighted = a * np.tile(weights, 2)[..., None]
     lhs = np.swapaxes(weighted, 1, 2) @ a + 1e-12 * np.eye(3)
-    solved = np.linalg.solve(lhs, (np.swapaxes(weighted, 1, 2) @ b[..., None]))[..., 0]
+    solved = solve_spd(lhs, np.swapaxes(weighted, 1, 2) @ b[..., None])[..., 0]
     nearest = _NEAREST - points[..., 2].min(1)
     size = np.ptp(points[..., :2], axis=1).max(1) / np.maximum(np.ptp(rays, axis=1).max(1), 1e-6)
     guess = np.stack([0 * size, 0 * size, np.maximum(size, nearest)], axis=1)
