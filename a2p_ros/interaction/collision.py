@@ -1,0 +1,223 @@
+"""Where two hands pass through each other, how deep, and two losses that part them.
+
+Symbols of A2P's eq. 3 (section numbers of arXiv 2503.17788):
+
+    v_i, v_j      vertices of one hand and of V_c     the two arguments of every function
+    N_ij          |v_i - v_j|^2 < d_threshold         ``PrintedCriterion.d_threshold`` [m^2]
+    theta_ij      angle of the two vertex normals     ``PrintedCriterion.cos_threshold``
+    rho           scale of the robust function        ``PrintedCriterion.rho`` [m^2]
+    L_collision   sum over the pairs                  ``printed_loss``, ``signed_loss``
+
+The printed function d^2 / (d^2 - rho) falls as d grows towards sqrt(rho), so descent drives every
+pair apart, and opposed normals are found in touching hands as in penetrating ones. ``signed_loss``
+asks first whether a vertex is inside the other hand, and draws only those to the nearest point of
+its surface, with Geman-McClure's r^2 / (r^2 + rho^2) (InterHandGen, CVPR 2024). docs/interaction.md
+has what both do when measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from a2p_ros.errors import ConfigError, InputError
+from a2p_ros.interaction.surface import Boxes, CollisionMesh, SurfacePoints, closest, inside
+from a2p_ros.types import Pair
+
+#: Scale of the signed loss' robust function [m]: InterHandGen's rho.
+SIGNED_RHO = 0.05
+
+
+@dataclass(frozen=True)
+class PrintedCriterion:
+    """Thresholds of eq. 3; the paper gives none, so all are ours.
+
+    ``d_threshold`` [m^2] is compared with a squared distance and stays below ``rho`` [m^2], where the
+    loss is singular. ``cos_threshold``: a pair counts when its normals' cosine is smaller.
+    """
+
+    d_threshold: float = 0.005**2
+    cos_threshold: float = -0.5
+    rho: float = 0.010**2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.d_threshold < self.rho:
+            raise ConfigError(
+                "PrintedCriterion: expected 0 < d_threshold < rho, "
+                f"got d_threshold={self.d_threshold!r}, rho={self.rho!r}"
+            )
+        if not -1 <= self.cos_threshold <= 1:
+            raise ConfigError(f"PrintedCriterion.cos_threshold: expected a cosine, got {self.cos_threshold!r}")
+
+
+class VertexPairs(NamedTuple):
+    """Pairs (first, second) of vertices of the two meshes of element ``batch``."""
+
+    batch: Int[Tensor, "pairs"]
+    first: Int[Tensor, "pairs"]
+    second: Int[Tensor, "pairs"]
+
+
+class InsideVertices(NamedTuple):
+    """Vertices of one hand inside the other: ``vertex`` of element ``batch``, and the nearest surface of the other."""
+
+    batch: Int[Tensor, "inside"]
+    vertex: Int[Tensor, "inside"]
+    surface: SurfacePoints
+
+
+def contact_possible(meshes: Pair[CollisionMesh], vertices: Pair[Tensor], margin: float = 0.0) -> Bool[Tensor, "batch"]:
+    """False only where no point of one hand is within ``margin`` [m] of the other: broad phase.
+
+    ``vertices`` are (B, V, 3) [m]. Two solids that share a point have surfaces that meet, in some pair of
+    patches and so of their boxes, or one lies in the other, and so do their boxes: the latter meet too.
+    """
+    left, right = _closed(meshes, vertices)
+    return _possible(meshes.left.boxes(left), meshes.right.boxes(right), margin)
+
+
+def penetration_depths(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[Tensor]:
+    """Depth of each vertex in the other hand, (B, V) [m], 0 outside; gradients reach both hands.
+
+    The depth is the distance to the nearest point of the other hand's surface.
+    """
+    closed = Pair(*_closed(meshes, vertices))
+    found = inside_vertices(meshes, closed)
+    depths = []
+    for (_, mesh), (side, points), (_, hits) in zip(meshes.items(), closed.items(), found.items(), strict=True):
+        out = points.new_zeros(points.shape[0], mesh.n_vertices)
+        if len(hits.batch):
+            gap = points[hits.batch, hits.vertex] - hits.surface.on(closed[side.other])
+            out = out.index_put((hits.batch, hits.vertex), gap.norm(dim=-1))
+        depths.append(out)
+    return Pair(*depths)
+
+
+def inside_vertices(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[InsideVertices]:
+    """The left hand's vertices inside the right hand, and the right's inside the left; no gradients."""
+    left, right = (v.detach() for v in _closed(meshes, vertices))
+    boxes = Pair(meshes.left.boxes(left), meshes.right.boxes(right))
+    possible = _possible(boxes.left, boxes.right, 0.0)
+    return Pair(
+        _inside_one(left[:, : meshes.left.n_vertices], meshes.right, right, boxes.right, possible),
+        _inside_one(right[:, : meshes.right.n_vertices], meshes.left, left, boxes.left, possible),
+    )
+
+
+def signed_loss(meshes: Pair[CollisionMesh], vertices: Pair[Tensor], rho: float = SIGNED_RHO) -> Float[Tensor, "batch"]:
+    """L_collision of eq. 3, signed: sum of w r^2 / (r^2 + rho^2) over vertices inside the other hand.
+
+    ``r`` [m] is the distance to the nearest surface, ``w`` the vertex' share of the area over the mean share:
+    without it, finely meshed fingertips outweigh palms. Hands that only touch have zero loss and gradient.
+    """
+    closed = Pair(*_closed(meshes, vertices))
+    total = _zero(closed.left, closed.right)
+    for (side, points), (_, hits) in zip(closed.items(), inside_vertices(meshes, closed).items(), strict=True):
+        if len(hits.batch):
+            gap = points[hits.batch, hits.vertex] - hits.surface.on(closed[side.other])
+            squared = gap.square().sum(-1)
+            weight = meshes[side].area_shares(points.detach())[hits.batch, hits.vertex]
+            total = total.index_add(0, hits.batch, weight * squared / (squared + rho**2))
+    return total
+
+
+def colliding_pairs(
+    meshes: Pair[CollisionMesh], vertices: Pair[Tensor], criterion: PrintedCriterion | None = None
+) -> VertexPairs:
+    """Pairs (left, right) by A2P's criterion: N_ij, and normals whose cosine is below the threshold; no gradients."""
+    criterion = criterion or PrintedCriterion()
+    left, right = (v.detach() for v in _closed(meshes, vertices))
+    reach = criterion.d_threshold**0.5
+    boxes = Pair(meshes.left.boxes(left), meshes.right.boxes(right))
+    normals = meshes.left.normals(left), meshes.right.normals(right)
+    found: list[VertexPairs] = []
+    for b in _possible(boxes.left, boxes.right, reach).nonzero()[:, 0].tolist():
+        first = _within(left[b, : meshes.left.n_vertices], boxes.right, b, reach)
+        second = _within(right[b, : meshes.right.n_vertices], boxes.left, b, reach)
+        # Squares of differences: cdist's expanded form loses millimetres a metre from the origin in float32.
+        squared = (left[b, first][:, None] - right[b, second][None]).square().sum(-1)
+        opposed = normals[0][b, first] @ normals[1][b, second].T < criterion.cos_threshold
+        i, j = ((squared < criterion.d_threshold) & opposed).nonzero(as_tuple=True)
+        found.append(VertexPairs(torch.full_like(i, b), first[i], second[j]))
+    if not found:
+        none = torch.zeros(0, dtype=torch.long, device=left.device)
+        return VertexPairs(none, none, none)
+    return VertexPairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def printed_loss(
+    meshes: Pair[CollisionMesh],
+    vertices: Pair[Tensor],
+    criterion: PrintedCriterion | None = None,
+    condition: Pair[Tensor] | None = None,
+) -> Float[Tensor, "batch"]:
+    """L_collision of eq. 3 as printed: sum of d^2 / (d^2 - rho) over the pairs, negative, repelling.
+
+    V_c is the other hand; with ``condition``, the vertices of the penetrated condition's other hand,
+    held fixed, so that each hand is repelled from where the condition had the other one.
+    """
+    criterion = criterion or PrintedCriterion()
+    left, right = _closed(meshes, vertices)
+    if condition is None:
+        runs = [(left, right)]
+    else:
+        fixed_left, fixed_right = (v.detach() for v in _closed(meshes, condition))
+        runs = [(left, fixed_right), (fixed_left, right)]
+    total = _zero(left, right)
+    for one, other in runs:
+        pairs = colliding_pairs(meshes, Pair(one, other), criterion)
+        if len(pairs.batch):
+            squared = (one[pairs.batch, pairs.first] - other[pairs.batch, pairs.second]).square().sum(-1)
+            total = total.index_add(0, pairs.batch, squared / (squared - criterion.rho))
+    return total
+
+
+def _closed(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> tuple[Tensor, Tensor]:
+    left, right = meshes.left.close(vertices.left), meshes.right.close(vertices.right)
+    if left.shape[0] != right.shape[0]:
+        raise InputError(
+            f"vertices: expected one batch size, got {left.shape[0]} left and {right.shape[0]} right hands"
+        )
+    return left, right
+
+
+def _zero(left: Tensor, right: Tensor) -> Float[Tensor, "batch"]:
+    """Zero that belongs to both hands' graphs, so that hands apart have a gradient of zero and not none."""
+    return 0 * (left[:, 0, 0] + right[:, 0, 0])
+
+
+def _possible(left: Boxes, right: Boxes, margin: float) -> Bool[Tensor, "batch"]:
+    one, other = left.whole(), right.whole()
+    possible = one.meet(other, margin)[:, 0, 0]
+    if not possible.any():
+        return possible
+    within = ((one.low >= other.low) & (one.high <= other.high)).all(-1)[:, 0]
+    around = ((one.low <= other.low) & (one.high >= other.high)).all(-1)[:, 0]
+    return possible & (left.meet(right, margin).flatten(1).any(1) | within | around)
+
+
+def _within(points: Float[Tensor, "n 3"], boxes: Boxes, element: int, reach: float) -> Int[Tensor, "m"]:
+    """Indices of the points within ``reach`` of the box of one element."""
+    low, high = boxes.low[element].amin(0) - reach, boxes.high[element].amax(0) + reach
+    return ((points >= low) & (points <= high)).all(-1).nonzero()[:, 0]
+
+
+def _inside_one(
+    points: Float[Tensor, "batch n 3"],
+    mesh: CollisionMesh,
+    vertices: Tensor,
+    boxes: Boxes,
+    possible: Bool[Tensor, "batch"],
+) -> InsideVertices:
+    rows = possible.nonzero()[:, 0]
+    if len(rows) == 0:
+        empty = torch.zeros(0, dtype=torch.long, device=points.device)
+        return InsideVertices(empty, empty, closest(points.reshape(-1, 3)[:0], empty, mesh, vertices, boxes))
+    hit = inside(points[rows], mesh, vertices[rows], Boxes(boxes.low[rows], boxes.high[rows]))
+    local, vertex = hit.nonzero(as_tuple=True)
+    batch = rows[local]
+    return InsideVertices(batch, vertex, closest(points[batch, vertex], batch, mesh, vertices, boxes))
