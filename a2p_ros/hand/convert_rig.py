@@ -55,6 +55,8 @@ TIP_JOINTS: dict[str, int] = {
 
 #: Wrist joint to middle fingertip of the mean adult hand [m]; see docs/hand_model.md.
 MEAN_HAND_LENGTH = 0.1872
+#: Breadth across the knuckles of the four fingers of the mean adult hand [m].
+MEAN_HAND_BREADTH = 0.0849
 
 #: The ten shape directions, one standard deviation each, relative to the part they change.
 SHAPE_DIRECTIONS: dict[str, float] = {
@@ -169,6 +171,7 @@ def convert(rig: Rig) -> dict[str, np.ndarray]:
     tip_vertices = find_tips(vertices, joints, weights)
     scale = MEAN_HAND_LENGTH / np.linalg.norm(vertices[tip_vertices[2]] - joints[0])
     vertices, joints = vertices * scale, joints * scale
+    vertices, joints = widen(vertices, joints, weights)
     regressor = joint_regressor(vertices, joints)
     directions = shape_directions(vertices, joints, weights, tip_vertices)
     # Like MANO's, the origin is in the hand and not in the wrist (here the middle finger's base joint).
@@ -238,6 +241,41 @@ def find_tips(
     return found
 
 
+def widen(
+    vertices: Float[np.ndarray, "vertices 3"],
+    joints: Float[np.ndarray, "16 3"],
+    weights: Float[np.ndarray, "vertices 16"],
+) -> tuple[Float[np.ndarray, "vertices 3"], Float[np.ndarray, "16 3"]]:
+    """The palm brought to ``MEAN_HAND_BREADTH``; the rig's is about 4 % too narrow for its length."""
+    finger_bases = joints[[1, 4, 7, 10]]
+    knuckles = (
+        (weights[:, 13:].sum(1) < 0.2)
+        & (vertices[:, 0] > finger_bases[:, 0].min() - 0.003)
+        & (vertices[:, 0] < finger_bases[:, 0].max() + 0.003)
+    )
+    field = _palm_field(vertices, joints, weights, 2)
+    breadth = [np.ptp((vertices + t * field)[knuckles, 2]) for t in (0.0, 0.05)]
+    amount = 0.05 * (MEAN_HAND_BREADTH - breadth[0]) / (breadth[1] - breadth[0])
+    moved = joints.copy()
+    for first in TIP_JOINTS.values():
+        moved[first : first + 3, 2] += amount * joints[first, 2]
+    return vertices + amount * field, moved
+
+
+def _palm_field(
+    vertices: Float[np.ndarray, "vertices 3"],
+    joints: Float[np.ndarray, "16 3"],
+    weights: Float[np.ndarray, "vertices 16"],
+    axis: int,
+) -> Float[np.ndarray, "vertices 3"]:
+    """Displacement that doubles the palm's extent along an axis from the wrist; fingers go with their bases."""
+    firsts = list(TIP_JOINTS.values())
+    fingers = np.stack([weights[:, f : f + 3].sum(1) for f in firsts], axis=1)
+    field = np.zeros_like(vertices)
+    field[:, axis] = weights[:, 0] * vertices[:, axis] + fingers @ joints[firsts, axis]
+    return field
+
+
 def joint_regressor(
     vertices: Float[np.ndarray, "vertices 3"], joints: Float[np.ndarray, "16 3"], count: int = 40
 ) -> Float[np.ndarray, "16 vertices"]:
@@ -291,9 +329,7 @@ def shape_directions(
         thickness += ramp[:, None] * aside
     out["finger thickness"] = thickness
     for label, axis in (("palm width", 2), ("palm length", 0)):
-        field = np.zeros_like(vertices)
-        field[:, axis] = palm * vertices[:, axis] + fingers @ joints[firsts, axis]
-        out[label] = field
+        out[label] = _palm_field(vertices, joints, weights, axis)
     knuckles = joints[[0, 1, 4, 7, 10]]
     plane = np.linalg.lstsq(np.c_[np.ones(5), knuckles[:, [0, 2]]], knuckles[:, 1], rcond=None)[0]
     field = np.zeros_like(vertices)

@@ -19,8 +19,8 @@ ASSETS = Path(__file__).parent / "assets"
 MAX_BYTES = 256 * 2**20
 MANO_HOME = "https://mano.is.tue.mpg.de"
 GET_MANO = (
-    f"MANO is licensed by the Max Planck Society: register at {MANO_HOME}, download the models, then run "
-    "`a2p hand-model convert MANO_RIGHT.pkl MANO_LEFT.pkl OUT`"
+    f"MANO is licensed by the Max Planck Society: register at {MANO_HOME}, download it, then run "
+    "`a2p hand-model convert FOLDER` on the folder with MANO_RIGHT.pkl and MANO_LEFT.pkl"
 )
 #: Vertices of MANO's fingertips, thumb to little finger.
 MANO_TIPS = (745, 317, 444, 556, 673)
