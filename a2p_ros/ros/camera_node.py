@@ -52,7 +52,8 @@ class CameraConfig(Checked):
     horizontal_fov: float = setting(
         0.0,
         "Field of view across the width [rad] for a source that does not know its calibration: a pinhole camera with "
-        "it is published. 0 = unknown: the CameraInfo says `uncalibrated` (K is zero) and whoever needs one assumes it.",
+        "it is published. 0 = unknown: the CameraInfo says `uncalibrated` (K is zero) and whoever needs one assumes "
+        "it.",
         low=0.0,
         high=3.0,
     )

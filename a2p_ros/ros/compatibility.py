@@ -18,9 +18,10 @@ def subscription_events(node: Node, topic: str, told: Callable[[str], None]) -> 
     """Event callbacks of a subscription that tell when a publisher cannot be heard for its QoS."""
 
     def mismatch(event: Any) -> None:
+        parameter = f"qos_overrides.{node.resolve_topic_name(topic)}.subscription.reliability"
         text = (
             f"a publisher of {topic} offers an incompatible QoS ({_policy(event)}), so nothing of it is received: "
-            f"change its QoS or ours (parameter qos_overrides.{node.resolve_topic_name(topic)}.subscription.reliability)"
+            f"change its QoS or ours (parameter {parameter})"
         )
         node.get_logger().error(text)
         told(text)
