@@ -48,7 +48,7 @@ class CosineSchedule:
         return a.sqrt() * x0 + (1 - a).sqrt() * noise
 
     def timesteps(self, count: int, start: float = 1.0) -> list[int]:
-        """Steps that fall evenly from share ``start`` of T to 0: ``count`` of them, or fewer where there are none between."""
+        """Steps that fall evenly from share ``start`` of T to 0: ``count``, or as many as there are."""
         if not 1 <= count <= self.steps:
             raise ConfigError(f"timesteps: expected 1 to {self.steps} steps, got {count!r}")
         if not 0 < start <= 1:
