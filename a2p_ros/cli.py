@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from a2p_ros import __version__
 from a2p_ros.commands import bench, demo, doctor, evaluate, hand_model, run
 from a2p_ros.errors import A2PError
+from a2p_ros.processes import ChildDied
 
 _VERBS = (run, demo, evaluate, bench, hand_model, doctor)
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except A2PError as error:
         sys.stderr.write(f"a2p: error: {' '.join(str(error).split())}\n")
+        if isinstance(error, ChildDied):
+            sys.stderr.write("".join(f"    {line}\n" for line in error.log.splitlines()))
         return FAILED
     except KeyboardInterrupt:
         sys.stderr.write("a2p: stopped\n")

@@ -35,7 +35,11 @@ class Child:
 
 
 class ChildDied(A2PError):
-    """A process that should run has ended; the text has its name, exit code and last log lines."""
+    """A process that should run has ended; ``log`` are its last lines."""
+
+    def __init__(self, name: str, code: int, log: str) -> None:
+        super().__init__(f"{name} ended with exit code {code}" + ("; its last lines are" if log else ""))
+        self.log = log
 
 
 class Children:
@@ -73,7 +77,7 @@ class Children:
         for child in self._children:
             code = child.process.poll()
             if code is not None:
-                raise ChildDied(f"{child.name} ended with exit code {code}; its last lines:\n{child.tail()}")
+                raise ChildDied(child.name, code, child.tail())
 
     def stop(self, timeout: float = 5.0) -> None:
         """End all: an interrupt first, then terminate, then kill; safe to call twice."""

@@ -7,9 +7,11 @@ The scene is in the camera's optical frame [m] with -y up. What arrives is store
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import math
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -84,12 +86,10 @@ class HandViewer:
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._stopping = threading.Event()
+        port = _free_port(host, port)
         # viser greets on standard output, which belongs to the program that shows the view.
         with contextlib.redirect_stdout(io.StringIO()):
-            try:
-                self._server = viser.ViserServer(host=host, port=port, label="a2p", verbose=False)
-            except (OSError, RuntimeError) as error:
-                raise SourceError(f"cannot listen on {host}:{port} ({error}); give another --host or --port") from error
+            self._server = viser.ViserServer(host=host, port=port, label="a2p", verbose=False)
         self._build()
         self._thread = threading.Thread(target=self._run, name="viewer", daemon=True)
         self._thread.start()
@@ -258,6 +258,27 @@ class HandViewer:
             hands = self._newest.hands
         if event.client is not None and any(hand is not None for _, hand in hands.items()):
             event.client.camera.position, event.client.camera.look_at = frame_hands(hands)
+
+
+def _free_port(host: str, port: int, tries: int = 100) -> int:
+    """The first port from ``port`` on that can be listened on; viser waits for ever where there is none."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        reason: Exception = OSError("no port is free")
+    except (OSError, OverflowError) as error:
+        family, reason, tries = socket.AF_INET, error, 0
+    for candidate in range(port, min(port + tries, 65536)):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError as error:
+                reason = error
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    break
+            else:
+                return candidate
+    raise SourceError(f"cannot listen on {host}:{port} ({reason}); give another --host or --port")
 
 
 def _frustum_scale(fov_y: float, aspect: float, depth: float) -> float:

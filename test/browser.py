@@ -98,6 +98,11 @@ class Browser:
         result = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
         return result["result"].get("value", "")
 
+    def dismiss_notices(self) -> None:
+        """Close notices that lie over the page, as the one that WebGL is done by software."""
+        script = "document.querySelectorAll('.mantine-Notification-closeButton').forEach(button => button.click())"
+        self.call("Runtime.evaluate", expression=script)
+
     def screenshot(self) -> np.ndarray:
         """(height, width, 3) RGB."""
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])

@@ -124,7 +124,7 @@ def summary(result: dict[str, Any]) -> list[str]:
         return ["no hands message was received"]
     latency = result["latency_ms"]
     return [
-        f"{frames} messages at {result['rate']:.1f} per second, image to screen "
+        f"{frames} messages at {result['rate']:.1f} per second, image to view "
         + (f"{latency['p50']:.0f} ms (p99 {latency['p99']:.0f} ms)" if latency["p50"] is not None else "unknown"),
         f"left hand valid in {result['left_valid'] / frames:.1%}, right hand in {result['right_valid'] / frames:.1%}, "
         f"{result['model_id']}",

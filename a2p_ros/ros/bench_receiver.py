@@ -6,7 +6,6 @@ import argparse
 import math
 import sys
 import time
-from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,26 +79,26 @@ def summarise(
     """The promised keys of what arrived between ``begin`` and ``end`` [s].
 
     The work on an image began ``work_ms`` (the node's own medians by stage) before its hands were published. An image
-    counts as there from the receipt of its CameraInfo in this process, which is smaller and comes sooner: the share
-    of messages about the newest image is rather under- than overestimated.
+    counts as there to be taken once it is as old as the images were that were taken soonest (10th percentile), which
+    is what the transport takes.
     """
     counted = [h for h in hands if begin <= h.received < end]
-    arrivals = sorted(images)
-    received = [r for r, _ in arrivals]
-    newest_stamps = np.maximum.accumulate([s for _, s in arrivals]) if arrivals else np.zeros(0)
-    newest = []
-    for event in counted:
-        seen = bisect_right(received, event.published - work_ms / 1e3)
-        if seen and math.isfinite(work_ms):
-            newest.append(event.stamp >= newest_stamps[seen - 1] - 1e-6)
+    stamps = sorted(stamp for _, stamp in images)
+    newest = np.zeros(0)
+    if counted and stamps and math.isfinite(work_ms):
+        begun = np.asarray([h.published for h in counted]) - work_ms / 1e3
+        ages = begun - np.asarray([h.stamp for h in counted])
+        # Half a millisecond either way is within the rounding of stamps and clocks.
+        there = np.searchsorted(stamps, begun - np.percentile(ages, 10) - 5e-4, side="right")
+        newest = np.asarray([n == 0 or h.stamp >= stamps[n - 1] - 1e-6 for h, n in zip(counted, there, strict=True)])
     latencies = np.asarray([h.received - h.stamp for h in counted]) * 1e3
     span = counted[-1].received - counted[0].received if len(counted) > 1 else math.nan
     return {
-        "frames_in": sum(begin <= r < end for r in received),
+        "frames_in": sum(begin <= r < end for r, _ in images),
         "frames_out": len(counted),
         "fps": (len(counted) - 1) / span if len(counted) > 1 else math.nan,
         "latency_ms": {f"p{p}": float(np.percentile(latencies, p)) if len(counted) else math.nan for p in (50, 99)},
-        "newest_frame_share": float(np.mean(newest)) if newest else math.nan,
+        "newest_frame_share": float(np.mean(newest)) if newest.size else math.nan,
         "work_ms": work_ms,
         "left_valid": sum(h.left for h in counted),
         "right_valid": sum(h.right for h in counted),
