@@ -68,8 +68,9 @@ def test_pixels_arrive_with_row_padding_and_as_compressed_pictures(peer: Peer) -
     assert not peer.pipeline.images[-1][:, :, 1:].any()
 
 
-def test_compressed_topic(peer: Peer) -> None:
-    node = peer.start(compressed=True, activate=False)
+@pytest.mark.parametrize("parameters", [{"compressed": True}, {"image_topic": "camera/image_raw/compressed"}])
+def test_compressed_topic(peer: Peer, parameters: dict[str, Any]) -> None:
+    node = peer.start(activate=False, **parameters)
     assert node.autostart()
     publisher = peer.node.create_publisher(CompressedImage, "camera/image_raw/compressed", BEST_EFFORT)
     wait_until(lambda: publisher.get_subscription_count() and node._outputs._hands.get_subscription_count())
@@ -192,6 +193,23 @@ def test_numbers_that_are_not_finite_are_not_valid(peer: Peer) -> None:
     peer.pipeline.changes = {"left": broken}
     message = peer.answer()
     assert not message.left.valid and message.right.valid
+
+
+def test_images_that_name_no_frame_get_the_configured_one_or_are_said(peer: Peer) -> None:
+    peer.start()
+    nameless = Header()
+    nameless.stamp = peer.node.get_clock().now().to_msg()
+    message = peer.message_of(peer.image(header=nameless))
+    assert message.left.valid and message.header.frame_id == ""
+    assert "parameter frame_id" in peer.status(lambda s: "no frame" in s.message).message
+
+
+def test_configured_frame_is_for_nameless_images_only(peer: Peer) -> None:
+    peer.start(frame_id="my_optical")
+    nameless = Header()
+    nameless.stamp = peer.node.get_clock().now().to_msg()
+    assert peer.message_of(peer.image(header=nameless)).header.frame_id == "my_optical"
+    assert peer.answer().header.frame_id == "optical"
 
 
 # CameraInfo

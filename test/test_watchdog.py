@@ -120,6 +120,21 @@ def test_worker_takes_the_newest_and_counts_the_rest() -> None:
     assert done == [0, 5]
 
 
+def test_worker_outlives_a_failing_item() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        done.append(item)
+        raise RuntimeError("one bad item")
+
+    worker: LatestWorker[int] = LatestWorker(work)
+    worker.start()
+    for item in (1, 2):
+        worker.put(item)
+        wait_until(lambda: len(done) == item)  # noqa: B023
+    assert worker.stop()
+
+
 def test_worker_says_when_it_cannot_end_and_starts_again() -> None:
     gate, done = threading.Event(), []
 

@@ -48,7 +48,9 @@ class CameraConfig(Checked):
     encoding: Literal["rgb8", "bgr8"] = setting("rgb8", "Encoding of the images.")
     compressed: bool = setting(False, "Publish JPEG pictures on `image_raw/compressed` instead of raw images.")
     jpeg_quality: int = setting(90, "Quality of JPEG pictures.", low=1, high=100)
-    frame_id: str = setting("camera_optical_frame", "Optical frame of the images (x right, y down, z forward).")
+    frame_id: str = setting(
+        "camera_optical_frame", "Optical frame of the images (x right, y down, z forward); a bag keeps its own."
+    )
     horizontal_fov: float = setting(
         0.0,
         "Field of view across the width [rad] for a source that does not know its calibration: a pinhole camera with "
@@ -130,16 +132,19 @@ class CameraNode(Node):
                 due += period
             if self._stop.is_set():
                 return
-            self._publish(frame)
+            self._publish(frame, live=source.live)
 
     def _frames(self, source: Source) -> Iterator[Frame]:
         rounds = itertools.count() if self.config.loop and not source.live else range(1)
         for _ in rounds:
             yield from source
 
-    def _publish(self, frame: Frame) -> None:
-        header = Header(frame_id=self.config.frame_id)
-        header.stamp = self.get_clock().now().to_msg()
+    def _publish(self, frame: Frame, *, live: bool) -> None:
+        header = Header(frame_id=frame.frame_id or self.config.frame_id)
+        if live and not self.get_parameter("use_sim_time").value:
+            header.stamp.sec, header.stamp.nanosec = divmod(round(frame.stamp * 1e9), 1_000_000_000)
+        else:
+            header.stamp = self.get_clock().now().to_msg()
         height, width = frame.image.shape[:2]
         info = self._info(frame, width, height)
         info.header = header

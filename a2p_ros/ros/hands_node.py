@@ -140,7 +140,8 @@ class HandsNode(LifecycleNode):
         self._worker.start()
         self.watchdog.start(config.watchdog_timeout)
         try:
-            self._subscribe(image_topic, info_topic, compressed=config.compressed)
+            compressed = config.compressed or config.image_topic.endswith("/compressed")
+            self._subscribe(image_topic, info_topic, compressed=compressed)
         except Exception as error:  # noqa: BLE001 - rclpy would swallow it; its errors share no base
             self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
             self._stop()

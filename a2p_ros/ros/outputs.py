@@ -113,7 +113,7 @@ class Outputs:
         """Publish TF, markers, meshes and the overlay of a message that has just been published."""
         with self._lock:
             shown = Pair(*(hands[side] if getattr(message, side.value).valid else None for side in Side))
-            if config.publish_tf and self._tf is not None:
+            if config.publish_tf and self._tf is not None and message.header.frame_id:
                 self._publish_tf(message)
             wants_markers = config.markers != "none" and self._markers.get_subscription_count() > 0
             wants_mesh = self._mesh.get_subscription_count() > 0

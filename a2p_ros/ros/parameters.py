@@ -34,9 +34,11 @@ class NodeConfig(Checked):
     """What the node itself needs beside the pipeline's settings."""
 
     image_topic: str = setting(
-        "camera/image_raw", "Topic of the images; of image transport `compressed` without its `/compressed` ending."
+        "camera/image_raw", "Topic of the images; one that ends in `/compressed` is subscribed as JPEG or PNG pictures."
     )
-    compressed: bool = setting(False, "Subscribe to JPEG or PNG pictures (sensor_msgs/CompressedImage).")
+    compressed: bool = setting(
+        False, "Subscribe to JPEG or PNG pictures (sensor_msgs/CompressedImage) on `/compressed` under the image topic."
+    )
     camera_info_topic: str = setting("", "Topic of the CameraInfo; empty = `camera_info` beside the image topic.")
     image_rectified: Literal["auto", "yes", "no"] = setting(
         "auto",

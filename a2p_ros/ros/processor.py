@@ -170,6 +170,8 @@ class Processor:
     def _header(self, header: Header) -> Header:
         frame = header.frame_id or self._settings.node.frame_id
         self.last_frame_id = frame
+        unnamed = "" if frame else "images name no frame, so no wrist is on /tf; set the parameter frame_id"
+        self._statistics.problem("unnamed frame", unnamed)
         return Header(stamp=header.stamp, frame_id=frame)
 
     def _follow_stamps(self, header: Header) -> float | None:

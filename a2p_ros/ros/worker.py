@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -12,7 +15,7 @@ Item = TypeVar("Item")
 class LatestWorker(Generic[Item]):
     """Hands each newest item to ``work`` in a thread of its own.
 
-    ``work`` must not raise. ``received`` and ``dropped`` count items since the start.
+    What ``work`` raises is logged and the next item is taken. ``received`` and ``dropped`` count items since the start.
     """
 
     def __init__(self, work: Callable[[Item], None], name: str = "worker") -> None:
@@ -65,5 +68,9 @@ class LatestWorker(Generic[Item]):
                 if not self._running or self._thread is not me:
                     return
                 item, self._item = self._item, None
-            if item is not None:
+            if item is None:
+                continue
+            try:
                 self._work(item)
+            except Exception:
+                log.exception("%s failed on one item", self._name)
