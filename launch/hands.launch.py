@@ -23,11 +23,11 @@ SHARE = Path(__file__).parents[1]
 ARGUMENTS: dict[str, tuple[str, str, list[str] | None]] = {
     "image_topic": ("", "Topic of the images, e.g. /camera/image_raw.", None),
     "camera_info_topic": ("", "Topic of the CameraInfo; empty = camera_info beside the images.", None),
-    "compressed": ("", "Subscribe to JPEG or PNG pictures (image_transport compressed).", ["", "true", "false"]),
+    "compressed": ("", "The images are JPEG or PNG pictures (image_transport compressed).", ["", "true", "false"]),
     "source": (
         "",
         "Empty: the images come from elsewhere. Otherwise a camera node publishes synthetic[:SEED], a video, a folder "
-        "of pictures, or the webcam of this number.",
+        "of pictures, a bag, or the webcam of this number.",
         None,
     ),
     "fps": ("", "Frames a second of the source [Hz].", None),
@@ -63,7 +63,12 @@ HANDS_PARAMETERS = {
 }
 #: The camera node's own default.
 CAMERA_FRAME = "camera_optical_frame"
-CAMERA_PARAMETERS = {"source": ("source", str), "fps": ("fps", float), "loop": ("loop", bool)}
+CAMERA_PARAMETERS = {
+    "source": ("source", str),
+    "fps": ("fps", float),
+    "loop": ("loop", bool),
+    "compressed": ("compressed", bool),
+}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -82,7 +87,7 @@ def start(context: LaunchContext) -> list[Any]:
         raise FileNotFoundError(f"params_file: expected a YAML file, but {value['params_file']!r} does not exist")
     actions: list[Any] = fast_dds_profile()
     if value["source"]:
-        moved = [(name, topic) for name, topic in picture_topics(value) if value["image_topic"]]
+        moved = picture_topics(value) if value["image_topic"] else []
         actions.append(node(value, "camera_node", CAMERA_PARAMETERS, subspace="camera", remappings=moved))
     actions.append(node(value, "hands_node", HANDS_PARAMETERS))
     if value["viewer"] == "true":
@@ -117,7 +122,7 @@ def node(
     The lifecycle node is a plain ``Node`` here: it takes itself to active (parameter ``autostart``) on every
     distribution, while launch_ros can do it only on the newest.
     """
-    given = {name: ParameterValue(value[key], value_type=kind) for key, (name, kind) in parameters.items() if value[key]}
+    given = {name: typed(key, value[key], kind) for key, (name, kind) in parameters.items() if value[key]}
     return Node(
         package="a2p_ros",
         executable=executable,
@@ -130,11 +135,25 @@ def node(
     )
 
 
+def typed(argument: str, text: str, kind: type) -> Any:
+    """An argument's text as a parameter; launch would make an integer of 10 and of the webcam number "0"."""
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError as error:
+            raise ValueError(f"{argument}: expected a number, got {text!r}") from error
+    return text == "true" if kind is bool else ParameterValue(text, value_type=str)
+
+
 def picture_topics(value: dict[str, str]) -> list[tuple[str, str]]:
     """Where images and CameraInfo are, as remappings."""
     image = value["image_topic"] or "camera/image_raw"
     beside = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
-    return [("image_raw", image), ("camera_info", value["camera_info_topic"] or beside)]
+    return [
+        ("image_raw", image),
+        ("image_raw/compressed", f"{image}/compressed"),
+        ("camera_info", value["camera_info_topic"] or beside),
+    ]
 
 
 def rviz(value: dict[str, str]) -> Node:

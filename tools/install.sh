@@ -38,7 +38,7 @@ echo "Installing torch (${TORCH:=torch==2.13.0})"
 "${pip[@]}" $TORCH "numpy<2" setuptools==79.0.1
 
 echo "Installing the Python packages"
-packages=(-e ".[${ONNX:-cpu},render,viewer,bags,peer,dev]")
+packages=(-e ".[${ONNX:-cpu},render,viewer,bags,peer,training,dev]")
 if [ -z "$sourced_ros" ]; then packages+=(-r requirements/ros-jazzy.txt); fi
 "${pip[@]}" --no-build-isolation -c requirements/constraints.txt "${packages[@]}"
 "${pip[@]}" --no-deps -c requirements/constraints.txt mediapipe

@@ -29,7 +29,10 @@ Row = tuple[str, Any, Setting, Any]
 def parameter_file() -> str:
     """The text of the file."""
     pipeline = PipelineConfig().flat()
-    hands = [*_rows(NodeConfig), *((name, kind, info, pipeline[name]) for name, kind, info in PipelineConfig.flat_settings())]
+    hands = [
+        *_rows(NodeConfig),
+        *((name, kind, info, pipeline[name]) for name, kind, info in PipelineConfig.flat_settings()),
+    ]
     return _HEADER + _section("hands_node", hands) + _section("camera_node", _rows(CameraConfig))
 
 
