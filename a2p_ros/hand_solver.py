@@ -66,6 +66,10 @@ def _pick(mask: np.ndarray, mine: np.ndarray, its: np.ndarray) -> np.ndarray:
     return np.where(mask.reshape(-1, *[1] * (mine.ndim - 1)), its, mine)
 
 
+def _bone_lengths(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[:, 1:] - points[:, _BONES_FROM], axis=2)
+
+
 @dataclass(frozen=True)
 class State:
     """Global rotation, joint angles and wrist [m] of some hands."""
@@ -122,7 +126,10 @@ class Linearised:
             for f in dataclasses.fields(self)
             if f.name not in ("state", "posed")
         }
-        posed = (_pick(mask, getattr(self.posed, f), getattr(other.posed, f)) for f in ("points", "turns", "axes"))
+        posed = (
+            _pick(mask, getattr(self.posed, f), getattr(other.posed, f))
+            for f in ("points", "landmarks", "turns", "axes")
+        )
         return Linearised(state=self.state.replaced(mask, other.state), posed=Posed(*posed), **picked)
 
     def step(self, damping: Float[np.ndarray, "hands"]) -> Float[np.ndarray, "hands 51"]:
@@ -150,8 +157,8 @@ class Linearised:
 class HandProblem:
     """Residuals of some hands, each over its standard deviation, and their minimum.
 
-    - projection of the joints against the keypoints, robust (Geman-McClure);
-    - joints against 3D keypoints, both centred, the latter scaled to the model's bones;
+    - projection of the landmarks against the keypoints, robust (Geman-McClure);
+    - landmarks against 3D keypoints, their scale the model's, their origin free;
     - angles against a relaxed hand, last frame's angles, and the limits of human joints.
     """
 
@@ -171,17 +178,15 @@ class HandProblem:
         self._weight_3d = np.sqrt(measured.weights) / _SIGMA_3D
         self._last: np.ndarray | None = None
         self._last_weight = np.zeros(len(self._rest))
-        bones = np.linalg.norm(measured.points[:, 1:] - measured.points[:, _BONES_FROM], axis=2)
-        scale = np.median(self._bone_lengths / np.maximum(bones, 1e-6), axis=1)
+        flat = self._rest + skeleton.shift
+        bones = _bone_lengths(measured.points)
+        model_bones = _bone_lengths(flat)
+        scale = np.median(model_bones / np.maximum(bones, 1e-6), axis=1)
         points = self._points = measured.points * scale[:, None, None]
         palm = points[:, _PALM] - points[:, _PALM].mean(1, keepdims=True)
-        model_palm = self._rest[:, _PALM] - self._rest[:, _PALM].mean(1, keepdims=True)
+        model_palm = flat[:, _PALM] - flat[:, _PALM].mean(1, keepdims=True)
         #: Global rotation that the 3D points of the palm alone give (Kabsch).
         self.palm_turn = nearest_rotation(np.swapaxes(palm, 1, 2) @ model_palm)
-
-    @property
-    def _bone_lengths(self) -> np.ndarray:
-        return np.linalg.norm(self._rest[:, 1:] - self._rest[:, _BONES_FROM], axis=2)
 
     def first_guess(self) -> State:
         """Palm by Kabsch, fingers by their bones' directions in the 3D points, wrist by its linear solution."""
@@ -190,7 +195,7 @@ class HandProblem:
 
     def located(self, root: Float[np.ndarray, "hands 3 3"], angles: Float[np.ndarray, "hands 5 3 3"]) -> State:
         """A state whose wrists are the linear solutions for these poses."""
-        points = self._skeleton.pose(self._rest, root, angles).points
+        points = self._skeleton.pose(self._rest, root, angles).landmarks
         return State(root, angles, linear_translation(points, self._measured.rays, self._measured.weights))
 
     def follow(self, angles: Float[np.ndarray, "hands 5 3 3"], known: Bool[np.ndarray, "hands"]) -> None:
@@ -212,7 +217,7 @@ class HandProblem:
         """Residuals and Jacobian at a state."""
         n = len(state.root)
         posed = self._skeleton.pose(self._rest, state.root, state.angles)
-        joints = posed.points + state.wrist[:, None]
+        joints = posed.landmarks + state.wrist[:, None]
         inverse = 1 / np.maximum(joints[..., 2:], _NEAREST)
         uv = joints[..., :2] * inverse
         error = self._measured.rays - uv
@@ -222,10 +227,10 @@ class HandProblem:
         across = (self._weight_2d * robust / self._extent[:, None])[..., None]
         weights = np.concatenate([across, self._weight_3d[..., None]], axis=2)
 
-        offset = self._offset(posed.points)
+        offset = self._offset(posed.landmarks)
         residuals = np.empty((n, 21, 5))
         residuals[..., :2] = error * across
-        residuals[..., 2:] = (self._points + offset - posed.points) * self._weight_3d[..., None] * _ALONG
+        residuals[..., 2:] = (self._points + offset - posed.landmarks) * self._weight_3d[..., None] * _ALONG
         shared = np.zeros((n, 21, 5, 9))
         shared[..., :3] = self._rows(self._skeleton.turn_jacobian(posed), uv, inverse, weights)
         shared[..., 0, 3] = shared[..., 1, 4] = across[..., 0] * inverse[..., 0]
@@ -289,7 +294,7 @@ class HandProblem:
         A matrix S and a vector g: the best change of betas is ``S^-1 g``.
         """
         n = len(solved.cost)
-        joints = solved.posed.points + solved.state.wrist[:, None]
+        joints = solved.posed.landmarks + solved.state.wrist[:, None]
         inverse = 1 / np.maximum(joints[..., 2:], _NEAREST)
         dirs = self._skeleton.shape_jacobian(solved.posed, solved.state.root)
         betas = self._rows(dirs, joints[..., :2] * inverse, inverse, solved.weights)

@@ -18,7 +18,7 @@ from a2p_ros.config import FitConfig, PlacementConfig
 from a2p_ros.hand_solver import HandProblem, Linearised, Measured
 from a2p_ros.rotations import angle_between
 from a2p_ros.shape_estimate import ShapeEstimate
-from a2p_ros.skeleton import Skeleton, has_rigid_tips, side_arrays
+from a2p_ros.skeleton import LANDMARK_SHIFT, Skeleton, has_rigid_tips, side_arrays
 from a2p_ros.types import HandKeypoints, HandPose, Pair, Side
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class KeypointFit:
         models: hand models.
         config: steps and rejection.
         placement: ``hand_length``.
+        landmark_shift: where the keypoints lie from the joints; the default is measured for MediaPipe's.
 
     Raises:
         InputError: no shape of the model has the hand length asked for.
@@ -54,12 +55,16 @@ class KeypointFit:
     model_id = "keypoint_fit"
 
     def __init__(
-        self, models: Pair[HandModel], config: FitConfig | None = None, placement: PlacementConfig | None = None
+        self,
+        models: Pair[HandModel],
+        config: FitConfig | None = None,
+        placement: PlacementConfig | None = None,
+        landmark_shift: Float[np.ndarray, "21 3"] = LANDMARK_SHIFT,
     ) -> None:
         self.config = config or FitConfig()
         self.shape = ShapeEstimate(models.right, (placement or PlacementConfig()).hand_length)
         self._models = models
-        sides = side_arrays(models)
+        sides = side_arrays(models, landmark_shift)
         self._skeletons = {
             (Side.LEFT,): Skeleton([sides.left]),
             (Side.RIGHT,): Skeleton([sides.right]),
@@ -123,35 +128,35 @@ class KeypointFit:
                 continue
             self._last[side] = roots[i], solved.state.angles[i]
             trust = 1 - solved.error[i] / max(self.config.max_error, 1e-6)
+            to_camera = measured.R_camera_view[i].T
+            joints = solved.posed.points[i] @ to_camera
+            if not self._rigid_tips:
+                joints = self._model_joints(side, betas, roots[i], rotations[i])
             poses[side] = HandPose(
                 side=side,
                 global_orient=roots[i],
                 hand_pose=rotations[i],
                 betas=betas,
-                joints=(
-                    solved.posed.points[i] @ measured.R_camera_view[i].T
-                    if self._rigid_tips
-                    else self._model_joints(side, betas, roots[i], rotations[i])
-                ),
+                joints=joints,
                 keypoints_px=np.asarray(hand.keypoints_px, np.float64),
                 keypoint_confidence=measured.weights[i],
                 confidence=float(np.clip(hand.presence * trust, 0.0, 1.0)),
+                landmarks=joints + (solved.posed.landmarks[i] - solved.posed.points[i]) @ to_camera,
             )
         return poses
 
     def _solve(self, problem: HandProblem, measured: Measured, sides: list[Side]) -> Linearised:
         """Follow the known hands, start the new and the lost ones from the 3D points."""
         known = np.array([side in self._last for side in sides])
-        state = problem.first_guess()
+        state = None if known.all() else problem.first_guess()
         if known.any():
             last = [self._last.get(side, (np.eye(3), np.zeros((5, 3, 3)))) for side in sides]
             roots = np.swapaxes(measured.R_camera_view, 1, 2) @ np.stack([root for root, _ in last])
             angles = np.stack([angle for _, angle in last])
             problem.follow(angles, known)
-            choice = known[:, None, None]
-            state = problem.located(
-                np.where(choice, roots, state.root), np.where(choice[..., None], angles, state.angles)
-            )
+            followed = problem.located(roots, angles)
+            state = followed if state is None else state.replaced(known, followed)
+        assert state is not None
         steps = self.config.iterations * (1 if known.all() else _NEW_HAND)
         solved = problem.solve(state, steps)
         turned = angle_between(solved.state.root, problem.palm_turn)

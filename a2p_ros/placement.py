@@ -37,7 +37,7 @@ def place(
             continue
         try:
             wrists = solve_translations(
-                [pose.joints for pose in found],
+                [pose.joints if pose.landmarks is None else pose.landmarks for pose in found],
                 [camera.rays(pose.keypoints_px) for pose in found],
                 [pose.keypoint_confidence for pose in found],
                 apart if len(found) == 2 else None,

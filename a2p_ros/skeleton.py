@@ -30,6 +30,10 @@ _TWIST, _FLEXION, _ABDUCTION = range(3)
 #: Which of a finger's four points (base to tip) each of its three joints moves: those beyond it.
 _MOVES = np.arange(4)[:, None] > np.arange(3)
 
+#: Where the landmark stage's points lie from the model's joints on the flat right hand, in its rest axes and in
+#: shares of the hand's length; each moves with the bone that ends in its joint.
+LANDMARK_SHIFT: Float[np.ndarray, "21 3"] = np.zeros((21, 3))
+
 
 @dataclass(frozen=True)
 class SideArrays:
@@ -38,9 +42,10 @@ class SideArrays:
     points: Float[np.ndarray, "21 3"]
     shape_dirs: Float[np.ndarray, "21 3 10"]
     axes: Float[np.ndarray, "5 3 3 3"]
+    shift: Float[np.ndarray, "21 3"]
 
     @classmethod
-    def of(cls, model: HandModel) -> SideArrays:
+    def of(cls, model: HandModel, landmark_shift: Float[np.ndarray, "21 3"]) -> SideArrays:
         """Read a model: the response of its rest points to each beta is exactly linear."""
         eye = torch.eye(3).expand(11, 16, 3, 3).to(model.template)
         betas = torch.cat([torch.zeros(1, 10), torch.eye(10)]).to(model.template)
@@ -49,14 +54,17 @@ class SideArrays:
         axes = joint_axes(points[0], model.side)[FINGERS - 1]
         # The limits' axes are the right hand's; M R(A) M is the rotation by the same angles about -M A.
         axes = axes * np.array([1.0, -1.0, -1.0])[:, None] if model.side is Side.LEFT else axes
-        return cls(points[0], np.moveaxis(points[1:] - points[0], 0, -1), axes)
+        shift = landmark_shift * np.linalg.norm(points[0, 12])
+        shift = shift * np.array([-1.0, 1.0, 1.0]) if model.side is Side.LEFT else shift
+        return cls(points[0], np.moveaxis(points[1:] - points[0], 0, -1), axes, shift)
 
 
 @dataclass(frozen=True)
 class Posed:
-    """Points relative to the wrist [m] and what their derivatives need."""
+    """Joints and landmarks relative to the wrist [m] and what their derivatives need."""
 
     points: Float[np.ndarray, "hands 21 3"]
+    landmarks: Float[np.ndarray, "hands 21 3"]
     turns: Float[np.ndarray, "hands 5 3 3 3"]
     axes: Float[np.ndarray, "hands 5 3 3 3"]
 
@@ -72,11 +80,17 @@ class Skeleton:
         self._points = np.stack([s.points for s in sides])
         self._shape_dirs = np.stack([s.shape_dirs for s in sides])
         self._axes = np.stack([s.axes for s in sides])
+        self._shift = np.stack([s.shift for s in sides])
         # The mirrored axes of a left hand have the bone along -x.
         self._along = np.sign(
             np.einsum("ni,ni->n", self._points[:, 10] - self._points[:, 9], self._axes[:, 2, 0, :, 0])
         )
         self._axes_t = np.ascontiguousarray(np.swapaxes(self._axes, -1, -2))
+
+    @property
+    def shift(self) -> Float[np.ndarray, "hands 21 3"]:
+        """Landmarks from joints on the flat hands [m]."""
+        return self._shift
 
     def rest(self, betas: Float[np.ndarray, "10"]) -> Float[np.ndarray, "hands 21 3"]:
         """Points of the shaped flat hands relative to the wrist [m]."""
@@ -109,27 +123,34 @@ class Skeleton:
         bones = np.diff(offsets, axis=2)[..., None]
         points = np.zeros((n, 21, 3))
         chain = points[:, 1:].reshape(n, 5, 4, 3)
+        landmarks = np.empty_like(points)
+        landmarks[:, 0] = (root @ self._shift[:, 0, :, None])[..., 0]
+        shown = landmarks[:, 1:].reshape(n, 5, 4, 3)
+        shift = self._shift[:, 1:].reshape(n, 5, 4, 3, 1)
         turns, axes = np.empty_like(rotations), np.empty_like(spin)
         turn = root[:, None]
         chain[:, :, 0] = (turn @ offsets[:, :, 0, :, None])[..., 0]
+        shown[:, :, 0] = chain[:, :, 0] + (turn @ shift[:, :, 0])[..., 0]
         for j in range(3):
             axes[:, :, j] = turn @ spin[:, :, j]
             turn = turns[:, :, j] = turn @ rotations[:, :, j]
             chain[:, :, j + 1] = chain[:, :, j] + (turn @ bones[:, :, j])[..., 0]
-        return Posed(points, turns, axes)
+            shown[:, :, j + 1] = chain[:, :, j + 1] + (turn @ shift[:, :, j + 1])[..., 0]
+        return Posed(points, landmarks, turns, axes)
 
     def turn_jacobian(self, posed: Posed) -> Float[np.ndarray, "hands 21 3 3"]:
-        """Derivatives of the points for turns of the whole hand about the wrist, in output axes [m/rad]."""
-        return -skew(posed.points)
+        """Derivatives of the landmarks for turns of the whole hand about the wrist, in output axes [m/rad]."""
+        return -skew(posed.landmarks)
 
     def finger_jacobian(self, posed: Posed) -> Float[np.ndarray, "hands 5 4 3 9"]:
-        """Derivatives of each finger's points for its own angles, joint by joint [m/rad].
+        """Derivatives of each finger's landmarks for its own angles, joint by joint [m/rad].
 
-        The geometric Jacobian: axis x (point - joint), for points beyond the joint.
+        The geometric Jacobian: axis x (landmark - joint), for landmarks beyond the joint.
         """
         n = len(posed.points)
         chain = posed.points[:, 1:].reshape(n, 5, 4, 3)
-        lever = (chain[:, :, :, None] - chain[:, :, None, :3]) * _MOVES[..., None]
+        shown = posed.landmarks[:, 1:].reshape(n, 5, 4, 3)
+        lever = (shown[:, :, :, None] - chain[:, :, None, :3]) * _MOVES[..., None]
         ax, ay, az = (posed.axes[:, :, None, :, i] for i in range(3))
         px, py, pz = (lever[..., i, None] for i in range(3))
         out = np.empty((n, 5, 4, 3, 3, 3))
@@ -139,7 +160,7 @@ class Skeleton:
         return out.reshape(n, 5, 4, 3, 9)
 
     def shape_jacobian(self, posed: Posed, root: Float[np.ndarray, "hands 3 3"]) -> Float[np.ndarray, "hands 21 3 10"]:
-        """Derivatives of the points with respect to betas [m]."""
+        """Derivatives of joints and landmarks with respect to betas [m]."""
         n = len(posed.points)
         dirs = self._shape_dirs[:, 1:].reshape(n, 5, 4, 3, 10)
         out = np.zeros((n, 21, 3, 10))
@@ -196,9 +217,11 @@ def finger_limits() -> Float[np.ndarray, "5 3 3 2"]:
     return JOINT_LIMITS[FINGERS - 1]
 
 
-def side_arrays(models: Pair[HandModel]) -> Pair[SideArrays]:
+def side_arrays(
+    models: Pair[HandModel], landmark_shift: Float[np.ndarray, "21 3"] = LANDMARK_SHIFT
+) -> Pair[SideArrays]:
     """``SideArrays`` of both models."""
-    return Pair(SideArrays.of(models.left), SideArrays.of(models.right))
+    return Pair(SideArrays.of(models.left, landmark_shift), SideArrays.of(models.right, landmark_shift))
 
 
 def has_rigid_tips(model: HandModel) -> bool:

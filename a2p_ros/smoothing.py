@@ -91,7 +91,11 @@ class HandSmoother:
         turns = torch.as_tensor(rotations[None]).to(model.template)
         betas = torch.as_tensor(pose.betas[None]).to(turns)
         joints = model.joints(betas, turns, turns.new_zeros(1, 3))[0].double().cpu().numpy()
-        return dataclasses.replace(pose, global_orient=rotations[0], hand_pose=rotations[1:], joints=joints - joints[0])
+        joints = joints - joints[0]
+        landmarks = None if pose.landmarks is None else joints + (pose.landmarks - pose.joints)
+        return dataclasses.replace(
+            pose, global_orient=rotations[0], hand_pose=rotations[1:], joints=joints, landmarks=landmarks
+        )
 
 
 class _HandFilter:

@@ -117,7 +117,7 @@ class _View:
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         self.R_view_camera = rotation_between(directions.mean(0), np.array([0.0, 0.0, 1.0]))
         turned = directions @ self.R_view_camera.T
-        self.rays = turned[:, :2] / turned[:, 2:]
+        self.rays = turned[:, :2] / np.maximum(turned[:, 2:], 1e-3)
         self.joints = joints @ self.R_view_camera.T
         self.weights = np.maximum(weights, 0.0)
         self.extent = max(float(np.ptp(self.rays, axis=0).max()), 1e-6)

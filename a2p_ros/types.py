@@ -146,7 +146,9 @@ class HandPose:
     """A regressor's result: one hand, placed nowhere yet.
 
     Rotations are those of the hand model of ``side`` (MANO axes, zero = flat hand), turned
-    into the real camera's axes. ``joints`` are relative to the wrist, camera axes [m].
+    into the real camera's axes. ``joints`` are relative to the wrist, camera axes [m]. ``landmarks``
+    are the points of the hand that ``keypoints_px`` show, likewise relative to the wrist, where they
+    are not the joints themselves; None = the joints.
     """
 
     side: Side
@@ -157,6 +159,7 @@ class HandPose:
     keypoints_px: Float[np.ndarray, "21 2"]
     keypoint_confidence: Float[np.ndarray, "21"]
     confidence: float
+    landmarks: Float[np.ndarray, "21 3"] | None = None
 
 
 @dataclass(frozen=True)
