@@ -1,0 +1,160 @@
+"""How far reconstructed hands are from rendered ones, whose truth is known; by hand, distance and interaction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from a2p_ros import metrics
+from a2p_ros.errors import SourceError
+from a2p_ros.sources import Frame
+from a2p_ros.types import PlacedHand, Side, TwoHands
+
+if TYPE_CHECKING:
+    from a2p_ros.pipeline import TwoHandPipeline
+
+#: Edges of the classes of distance, camera to true wrist [m].
+DISTANCES = (0.0, 0.4, 0.6, 0.9, math.inf)
+#: A reconstruction elsewhere than this (intersection over union of the boxes) is not of this hand.
+_SAME_HAND = 0.15
+_MM = ("mpjpe_wrist_mm", "mpvpe_wrist_mm", "mpjpe_mcp_scaled_mm", "pa_mpjpe_mm", "wrist_error_mm")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One true hand in one frame; ``errors`` is None where it was not found on its side."""
+
+    side: Side
+    distance: float
+    interacting: bool
+    errors: dict[str, float] | None
+
+
+class SyntheticScore:
+    """Gathers samples of one pipeline.
+
+    ``wrist_error_mm`` is the error of the wrist's position in the camera frame: without a known length of the hand it
+    grows with the difference between the true hand and the mean one.
+    """
+
+    def __init__(self, pipeline: TwoHandPipeline) -> None:
+        self._pipeline = pipeline
+        self.samples: list[Sample] = []
+        self.relative: list[tuple[bool, float]] = []
+        self.frames = 0
+        self.false_hands = 0
+
+    def add(self, frame: Frame, hands: TwoHands) -> None:
+        """Count one frame of the synthetic camera."""
+        truth = _truth(frame)
+        self.frames += 1
+        touching = truth.left.box.iou(truth.right.box) > 0
+        found: dict[Side, PlacedHand] = {}
+        for side, true in truth.items():
+            hand = hands[side]
+            errors = None
+            if hand is not None and hand.box.iou(true.box) > _SAME_HAND:
+                found[side] = hand
+                errors = self._errors(hand, true)
+            elif hand is not None:
+                self.false_hands += 1
+            self.samples.append(Sample(side, float(np.linalg.norm(true.wrist)), touching, errors))
+        if len(found) == 2:
+            wrists = found[Side.LEFT].wrist, found[Side.RIGHT].wrist
+            self.relative.append((touching, metrics.mrrpe(*wrists, truth.left.wrist, truth.right.wrist)))
+
+    def _errors(self, hand: PlacedHand, true: Any) -> dict[str, float]:
+        vertices = self._pipeline.mesh(hand)
+        same_mesh = vertices.shape == true.vertices.shape
+        return {
+            "mpjpe_wrist_mm": 1e3 * metrics.mpjpe_wrist(hand.joints, true.joints),
+            "mpvpe_wrist_mm": 1e3 * metrics.mpvpe_wrist(vertices, true.vertices, hand.joints[0], true.wrist)
+            if same_mesh
+            else math.nan,
+            "mpjpe_mcp_scaled_mm": 1e3 * metrics.mpjpe_mcp_scaled(hand.joints, true.joints),
+            "pa_mpjpe_mm": 1e3 * metrics.pa_mpjpe(hand.joints, true.joints),
+            "wrist_error_mm": 1e3 * float(np.linalg.norm(hand.wrist - true.wrist)),
+            "wrist_depth_rel": float(hand.wrist[2] / true.wrist[2] - 1),
+            "pck_010": float(metrics.within(hand.keypoints_px, true.keypoints_px, true.box.size, 0.1).mean()),
+        }
+
+    def result(self) -> dict[str, Any]:
+        """The promised keys; modes that do not exist yet are not there."""
+        return {
+            "n": self.frames,
+            "single": {"keypoint_fit": self._summary(lambda s: not s.interacting, interacting=False)},
+            "interacting": {"keypoint_fit": self._summary(lambda s: s.interacting, interacting=True)},
+            "by_hand": {side.value: self._summary(lambda s, side=side: s.side is side) for side in Side},
+            "by_distance": {
+                _range(low, high): self._summary(lambda s, low=low, high=high: low <= s.distance < high)
+                for low, high in pairwise(DISTANCES)
+            },
+            "false_hands": self.false_hands,
+        }
+
+    def _summary(self, chosen: Callable[[Sample], bool], interacting: bool | None = None) -> dict[str, Any]:
+        samples = [s for s in self.samples if chosen(s)]
+        errors = [s.errors for s in samples if s.errors is not None]
+        summary: dict[str, Any] = {name: _mean(e[name] for e in errors) for name in (*_MM, "pck_010")}
+        summary["wrist_error_median_mm"] = _median(e["wrist_error_mm"] for e in errors)
+        summary["wrist_depth_rel"] = _mean(e["wrist_depth_rel"] for e in errors)
+        summary["recall"] = len(errors) / len(samples) if samples else math.nan
+        summary["hands"] = len(samples)
+        if interacting is not None:
+            summary["mrrpe_mm"] = _mean(1e3 * error for touching, error in self.relative if touching is interacting)
+        return summary
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        result = self.result()
+        rows = {f"{name}, keypoint_fit": result[name]["keypoint_fit"] for name in ("single", "interacting")}
+        rows |= {f"{name} hand": row for name, row in result["by_hand"].items()}
+        rows |= {f"{name} m": row for name, row in result["by_distance"].items()}
+        head = f"{'':<26}{'hands':>6}{'recall':>8}{'MPJPE':>8}{'MPVPE':>8}{'PA':>7}{'wrist':>8}{'MRRPE':>8}   [mm]"
+        lines = [head]
+        for name, row in rows.items():
+            if row["hands"]:
+                numbers = (row["mpjpe_wrist_mm"], row["mpvpe_wrist_mm"], row["pa_mpjpe_mm"], row["wrist_error_mm"])
+                cells = "".join(f"{n:{w}.1f}" for n, w in zip(numbers, (8, 8, 7, 8), strict=True))
+                relative = f"{row['mrrpe_mm']:8.1f}" if "mrrpe_mm" in row else ""
+                lines.append(f"{name:<26}{row['hands']:>6}{row['recall']:>8.1%}{cells}{relative}")
+        return [*lines, f"{result['n']} frames, {result['false_hands']} hands where none is"]
+
+
+def true_hand_length(frame: Frame) -> float:
+    """Wrist to middle fingertip of the rendered hands, flat [m]: what a user would measure of their own."""
+    import torch
+
+    from a2p_ros.hand import hand_length, load_hand_models
+
+    betas = torch.as_tensor(_truth(frame).right.betas, dtype=torch.float32)[None]
+    return float(hand_length(load_hand_models().right, betas)[0])
+
+
+def _truth(frame: Frame) -> Any:
+    """Both true hands of a frame; raises SourceError where the source has none."""
+    truth = None if frame.truth is None else frame.truth.truth
+    if truth is None:
+        raise SourceError(
+            "the synthetic camera shows its recorded clip, which has no truth: rendering needs EGL, see a2p doctor"
+        )
+    return truth
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g}-{high:g}" if math.isfinite(high) else f"{low:g}-"
+
+
+def _mean(values: Iterable[float]) -> float:
+    array = np.asarray(list(values))
+    return float(array.mean()) if array.size else math.nan
+
+
+def _median(values: Iterable[float]) -> float:
+    array = np.asarray(list(values))
+    return float(np.median(array)) if array.size else math.nan
