@@ -69,15 +69,19 @@ DIRECT_ENCODINGS: tuple[str, ...] = tuple(name.replace("uc", "UC") for name in _
 _DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
 
 
-def image_to_rgb(message: ImageMessage) -> Image:
+def image_to_rgb(message: ImageMessage, *, bridge: Callable[[], Any] | None = None) -> Image:
     """RGB of a ``sensor_msgs/Image``; an unpadded ``rgb8`` is a view of the message's own buffer.
+
+    Args:
+        message: the message, of rclpy or of a bag.
+        bridge: gives a ``cv_bridge.CvBridge`` for the other encodings, or raises ImportError; None = there is none.
 
     Raises:
         InputError: the encoding is unknown, or size, step and data contradict one another.
     """
     layout = _LAYOUTS.get(message.encoding.lower())
     if layout is None:
-        return _through_cv_bridge(message)
+        return _through_cv_bridge(message, bridge or _no_bridge)
     width, height, step = int(message.width), int(message.height), int(message.step)
     name = f"image ({message.encoding})"
     check_size(width, height, name=name)
@@ -116,12 +120,12 @@ def compressed_to_rgb(message: CompressedMessage) -> Image:
     return decode_image(data if isinstance(data, bytes) else memoryview(data), name=f"image ({message.format})")
 
 
-def _through_cv_bridge(message: ImageMessage, bridge: Callable[[], Any] | None = None) -> Image:
+def _through_cv_bridge(message: ImageMessage, bridge: Callable[[], Any]) -> Image:
     known = ", ".join(DIRECT_ENCODINGS)
     if message.encoding in _DEPTH:
         raise InputError(f"encoding {message.encoding!r} is depth, expected a colour or grey picture ({known})")
     try:
-        converter = (bridge or _cv_bridge)()
+        converter = bridge()
     except ImportError as error:
         raise InputError(
             f"encoding {message.encoding!r} is not one of {known}; others (bayer, 16 bit) need cv_bridge, which is not "
@@ -137,7 +141,5 @@ def _through_cv_bridge(message: ImageMessage, bridge: Callable[[], Any] | None =
     return np.ascontiguousarray(rgb, np.uint8)
 
 
-def _cv_bridge() -> Any:
-    from cv_bridge import CvBridge
-
-    return CvBridge()
+def _no_bridge() -> Any:
+    raise ImportError("cv_bridge is used by ROS nodes only")

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2p_ros import encodings
 from a2p_ros.encodings import DIRECT_ENCODINGS, compressed_to_rgb, image_to_rgb
 from a2p_ros.errors import InputError
 

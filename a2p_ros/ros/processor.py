@@ -21,16 +21,15 @@ from std_msgs.msg import Header
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import PipelineConfig
-from a2p_ros.encodings import compressed_to_rgb, image_to_rgb
 from a2p_ros.errors import A2PError, InputError
 from a2p_ros.rendering.overlay import OverlayInfo
 from a2p_ros.ros.camera_info import CalibrationKeeper
 from a2p_ros.ros.conversions import two_hands_message
 from a2p_ros.ros.diagnostics import ERROR, Statistics
+from a2p_ros.ros.images import message_to_rgb
 from a2p_ros.ros.outputs import Outputs, Picture
 from a2p_ros.ros.parameters import Settings
 from a2p_ros.ros.watchdog import Watchdog
-from a2p_ros.types import Image
 
 #: Stamps this far from the node's clock [s] are of another clock, and say nothing of an image's age.
 SANE_AGE = (-0.1, 10.0)
@@ -109,7 +108,7 @@ class Processor:
         if age is not None and limit and age > limit:
             raise InputError(f"image is {age:.2f} s old, at most {limit:g} s are taken (parameter max_age)")
         begun = time.perf_counter()
-        image = _decode(arrival.message)
+        image = message_to_rgb(arrival.message)
         self._statistics.sample("decode", time.perf_counter() - begun)
         height, width = image.shape[:2]
         camera = self._camera(width, height, header.frame_id)
@@ -232,9 +231,3 @@ class Processor:
             self._pipeline.reset()
             self._statistics.count("resets")
         self._last_view = view
-
-
-def _decode(message: ImageMessage | CompressedImage) -> Image:
-    if isinstance(message, CompressedImage):
-        return compressed_to_rgb(message)
-    return image_to_rgb(message)

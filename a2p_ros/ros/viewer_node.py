@@ -24,9 +24,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
-from a2p_ros.encodings import image_to_rgb
 from a2p_ros.errors import A2PError
 from a2p_ros.msg import TwoHandMANO, TwoHandMesh
+from a2p_ros.ros.images import message_to_rgb
 from a2p_ros.types import Pair, Side
 from a2p_ros.viewer import HandViewer, ViewerHand, ViewerStats
 
@@ -156,7 +156,7 @@ class PictureNode(Node):
 
     def _on_image(self, message: Image) -> None:
         try:
-            self._viewer.show_image(image_to_rgb(message), self._fov_y)
+            self._viewer.show_image(message_to_rgb(message), self._fov_y)
         except A2PError as error:
             self.get_logger().warning(f"picture not shown: {error}", throttle_duration_sec=10.0)
 
