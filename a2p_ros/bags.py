@@ -171,7 +171,7 @@ class HandsBagWriter:
 
     def _message(self, kind: str, fields: Mapping[str, Any]) -> object:
         nested = {name: _nested_type(description) for name, description in self.typestore.fielddefs[kind][1]}
-        values = {
+        values: dict[str, Any] = {
             name: self._message(nested[name], value) if isinstance(value, Mapping) else value
             for name, value in fields.items()
         }

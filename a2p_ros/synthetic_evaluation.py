@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +90,9 @@ class SyntheticScore:
             "n": self.frames,
             "single": {"keypoint_fit": self._summary(lambda s: not s.interacting, interacting=False)},
             "interacting": {"keypoint_fit": self._summary(lambda s: s.interacting, interacting=True)},
-            "by_hand": {side.value: self._summary(lambda s, side=side: s.side is side) for side in Side},
+            "by_hand": {side.value: self._summary(partial(_is_of, side)) for side in Side},
             "by_distance": {
-                _range(low, high): self._summary(lambda s, low=low, high=high: low <= s.distance < high)
-                for low, high in pairwise(DISTANCES)
+                _range(low, high): self._summary(partial(_is_between, low, high)) for low, high in pairwise(DISTANCES)
             },
             "false_hands": self.false_hands,
         }
@@ -144,6 +144,14 @@ def _truth(frame: Frame) -> Any:
             "the synthetic camera shows its recorded clip, which has no truth: rendering needs EGL, see a2p doctor"
         )
     return truth
+
+
+def _is_of(side: Side, sample: Sample) -> bool:
+    return sample.side is side
+
+
+def _is_between(low: float, high: float, sample: Sample) -> bool:
+    return low <= sample.distance < high
 
 
 def _range(low: float, high: float) -> str:

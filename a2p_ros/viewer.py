@@ -294,9 +294,9 @@ def frame_hands(hands: Pair[ViewerHand | None]) -> tuple[Float[np.ndarray, "3"],
     """
     points = np.concatenate([hand.joints for _, hand in hands.items() if hand is not None]).astype(float)
     target = (points.min(0) + points.max(0)) / 2
-    target = np.asarray([0.7 * target[0], 0.7 * target[1], target[2]])
+    target = np.asarray([0.7 * target[0] + 0.06 * target[2], 0.7 * target[1], target[2]])
     radius = max(float(np.linalg.norm(np.ptp(points, axis=0))) / 2, 0.2)
-    direction = np.asarray([0.42, -0.36, -0.83]) / np.linalg.norm([0.42, -0.36, -0.83])
+    direction = np.asarray([0.34, -0.34, -0.88]) / np.linalg.norm([0.34, -0.34, -0.88])
     return target + direction * max(3.0 * radius, 1.55 * target[2]), target
 
 
@@ -311,7 +311,8 @@ def panel_text(hands: Pair[ViewerHand | None], stats: ViewerStats) -> str:
             about = "" if stats.metric_scale else "about "
             lines.append(f"- **{side.value}**: {hand.confidence:.0%}, wrist {about}{distance:.2f} m away")
     if stats.model_id:
-        lines += ["", f"`{stats.model_id}`" + ("" if stats.metric_scale else " · scale assumed")]
+        # Spaces let the panel break the line.
+        lines += ["", stats.model_id.replace("+", " + ") + ("" if stats.metric_scale else " · scale assumed")]
     if stats.note:
         lines += ["", stats.note]
     return "\n".join(lines)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from a2p_ros.commands import common
 from a2p_ros.errors import InputError, SourceError
+
+if TYPE_CHECKING:
+    from a2p_ros.sources import Frame
 
 
 def add_parser(verbs: Any) -> None:
@@ -75,7 +79,7 @@ def run_clip(args: argparse.Namespace) -> int:
         pipeline = TwoHandPipeline(common.pipeline_config(args))
         total = None if source.length is None else -(-source.length // args.every)
         total = total if args.frames is None else min(total or args.frames, args.frames)
-        frames = islice(every(source, args.every), args.frames)
+        frames: Iterator[Frame] = islice(every(source, args.every), args.frames)
         if args.mirror_join:
             frames = (dataclasses.replace(f, image=mirror_join(f.image), camera=None) for f in frames)
         for frame, hands in process(pipeline, common.progress(frames, total=total, what=Path(args.video).name)):
