@@ -23,7 +23,7 @@ from a2p_ros.rotations import axis_angle_to_matrix, rotation_between
 from a2p_ros.types import Side
 
 #: Distances of the forearm's sections from the wrist ring [m], and half width and half thickness there [m].
-_ALONG = np.array([0.010, 0.022, 0.036, 0.052, 0.072, 0.096, 0.124, 0.156, 0.19, 0.23, 0.28, 0.34, 0.41, 0.49])
+_ALONG = np.array([0.012, 0.028, 0.046, 0.072, 0.105, 0.150, 0.205, 0.28, 0.37, 0.49])
 _SECTIONS_AT = np.array([0.0, 0.03, 0.06, 0.10, 0.15, 0.20, 0.24, 0.30, 0.50])
 _HALF_WIDTH = np.array([0.0260, 0.0262, 0.0285, 0.0335, 0.0400, 0.0430, 0.0430, 0.0440, 0.0480])
 _HALF_THICKNESS = np.array([0.0185, 0.0200, 0.0230, 0.0280, 0.0345, 0.0390, 0.0410, 0.0430, 0.0480])
@@ -181,7 +181,7 @@ class ArmMesh:
         """The finer mesh; normals and light are computed on the coarse one and go through the same weights."""
         normals = vertex_normals(coarse, faces)
         light = received_light(coarse, normals, spheres, key)
-        fine = subdivision(np.concatenate([coarse, normals, light], axis=1))
+        fine = subdivision(np.concatenate([coarse.astype(np.float32), normals, light], axis=1))
         return Surface(fine[:, :3], look, id, fine[:, 3:6], fine[:, 6:8])
 
 
@@ -190,21 +190,21 @@ class _SleeveMesh:
 
     def __init__(self, arm: ArmMesh, sleeve: Sleeve) -> None:
         start = sleeve.start
-        rows = start + np.array([0.004, 0.0, 0.0, 0.006, 0.016, 0.03, 0.05, 0.075, 0.105, 0.14, 0.19, 0.25, 0.33])
-        wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0060, 0.0052, 0.0065, 0.0055, 0.0070, 0.0075, 0.008, 0.01, 0.012])
-        angles = -np.linspace(0, 2 * np.pi, 28, endpoint=False)
-        offsets = np.stack([np.zeros(28), np.sin(angles), np.cos(angles)], axis=1)
+        rows = start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33])
+        wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012])
+        angles = -np.linspace(0, 2 * np.pi, 22, endpoint=False)
+        offsets = np.stack([np.zeros(22), np.sin(angles), np.cos(angles)], axis=1)
         sections = np.stack([arm._make_sections(offsets, rows[i : i + 1], wider[i])[0] for i in range(len(rows))])
         # Folds run askew round the arm and grow towards the elbow.
         fold = 0.0016 * np.sin(3 * angles[None] + 55 * rows[:, None]) + 0.0012 * np.sin(5 * angles[None] - 90 * rows[:, None])
         fade = np.clip((rows - start - 0.012) / 0.04, 0, 1)[:, None]
         sections *= (1 + fold * fade / 0.03)[..., None]
-        faces = _tube(np.arange(28), 28, len(rows) - 1)
+        faces = _tube(np.arange(22), 22, len(rows) - 1)
         if arm.side is Side.LEFT:
             faces = faces[:, ::-1]
             sections = sections * [-1.0, 1.0, 1.0]
         self.rows, self.sections, self.faces = rows, sections, faces
-        self.subdivision = Subdivision.of(faces, 28 * len(rows))
+        self.subdivision = Subdivision.of(faces, 22 * len(rows))
         fine = self.subdivision.faces
         shade = np.ones((int(fine.max()) + 1, 1))
         self.look = Look(fine, (shade * np.asarray(sleeve.colour)).astype(np.float32), material=CLOTH)

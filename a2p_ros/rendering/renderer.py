@@ -171,13 +171,12 @@ class Renderer:
             raise InputError(
                 f"background: expected ({self.height}, {self.width}, 3) uint8, got {background.shape} {background.dtype}"
             )
-        rects = covered(surfaces, camera)
-        return self._thread.submit(self._gl.draw, surfaces, camera, lights or Lights(), background, rects).result()
+        return self._thread.submit(self._gl.draw, surfaces, camera, lights or Lights(), background).result()
 
     def labels(self, surfaces: Sequence[Surface], camera: CameraModel) -> Labels:
         """Depth and ids at the pixel centres, without anti-aliasing."""
         self._check(surfaces, camera)
-        return self._thread.submit(self._gl.draw_labels, surfaces, camera, covered(surfaces, camera)).result()
+        return self._thread.submit(self._gl.draw_labels, surfaces, camera).result()
 
     def _check(self, surfaces: Sequence[Surface], camera: CameraModel) -> None:
         camera.check_image(self.height, self.width)
@@ -211,14 +210,16 @@ def covered(surfaces: Sequence[Surface], camera: CameraModel) -> list[tuple[Rect
     """Disjoint rectangles of the image that hold all that can be seen, each with the indices of its surfaces."""
     rects: list[tuple[Rect, list[int]]] = []
     for index, surface in enumerate(surfaces):
-        if (surface.vertices[:, 2] <= NEAR).any():
+        depth = surface.vertices[:, 2]
+        if (depth <= NEAR).any():
             return [(Rect(0, 0, camera.width, camera.height), list(range(len(surfaces))))]
-        px = camera.project(surface.vertices)
-        x0, y0 = np.clip(np.floor(px.min(0)) - _MARGIN, 0, (camera.width, camera.height)).astype(int)
-        x1, y1 = np.clip(np.ceil(px.max(0)) + _MARGIN, 0, (camera.width, camera.height)).astype(int)
-        new, inside = Rect(int(x0), int(y0), int(x1), int(y1)), [index]
+        x = camera.fx * surface.vertices[:, 0] / depth + camera.cx
+        y = camera.fy * surface.vertices[:, 1] / depth + camera.cy
+        x0, x1 = np.clip([x.min() - _MARGIN, x.max() + _MARGIN], 0, camera.width).astype(int)
+        y0, y1 = np.clip([y.min() - _MARGIN, y.max() + _MARGIN], 0, camera.height).astype(int)
         if x1 <= x0 or y1 <= y0:
             continue
+        new, inside = Rect(int(x0), int(y0), int(x1), int(y1)), [index]
         while meeting := next((old for old in rects if old[0].meets(new)), None):
             rects.remove(meeting)
             new, inside = new.around(meeting[0]), sorted(inside + meeting[1])
@@ -277,9 +278,9 @@ class _Gl:
         camera: CameraModel,
         lights: Lights,
         background: Image,
-        rects: Sequence[tuple[Rect, list[int]]],
     ) -> Image:
         program, gl = self._surface, self._moderngl
+        rects = covered(surfaces, camera)
         uploaded = [self._upload(surface, shaded=True) for surface in surfaces]
         self._bind_background(background)
         key = np.asarray(lights.key_direction, float)
@@ -300,7 +301,8 @@ class _Gl:
             self._corners.render(gl.TRIANGLES)
             self._context.enable(gl.DEPTH_TEST | gl.CULL_FACE)
             _set_projection(program, camera, rect)
-            for surface, arrays in ((surfaces[i], uploaded[i]) for i in seen):
+            for i in seen:
+                surface, arrays = surfaces[i], uploaded[i]
                 program["textured"] = arrays.textures is not None
                 program["relief"] = surface.look.relief
                 if arrays.textures is not None:
@@ -314,9 +316,10 @@ class _Gl:
             out[rect.y0 : rect.y1, rect.x0 : rect.x1] = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
         return out
 
-    def draw_labels(self, surfaces: Sequence[Surface], camera: CameraModel, rects: Sequence[tuple[Rect, list[int]]]) -> Labels:
+    def draw_labels(self, surfaces: Sequence[Surface], camera: CameraModel) -> Labels:
         depth = np.full((camera.height, camera.width), np.inf, np.float32)
         ids = np.zeros((camera.height, camera.width), np.uint8)
+        rects = covered(surfaces, camera)
         uploaded = [self._upload(surface, shaded=False) for surface in surfaces]
         for rect, seen in rects:
             width, height = rect.x1 - rect.x0, rect.y1 - rect.y0
@@ -325,7 +328,8 @@ class _Gl:
             target.viewport = (0, 0, width, height)
             target.clear(math.inf, 0.0, depth=1.0)
             _set_projection(self._label, camera, rect)
-            for surface, arrays in ((surfaces[i], uploaded[i]) for i in seen):
+            for i in seen:
+                surface, arrays = surfaces[i], uploaded[i]
                 self._label["id"] = float(surface.id)
                 arrays.label.render(self._moderngl.TRIANGLES)
             raw = target.read((0, 0, width, height), components=2, alignment=1, dtype="f4")

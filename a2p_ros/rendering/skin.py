@@ -117,7 +117,7 @@ def _speckle(canvas: _Canvas, strength: float) -> None:
     for size, amount in ((0.035, 0.030), (0.011, 0.025), (0.0035, 0.020)):
         n = np.clip(canvas.noise(size), -2.5, 2.5)[..., None] * strength
         canvas.tint *= 1 + n * amount * np.array([0.45, 1.0, 1.05], np.float32)
-    canvas.height += 0.00006 * canvas.noise(0.0011) + 0.00010 * canvas.noise(0.0028)
+    canvas.height += 0.00003 * canvas.noise(0.0011) + 0.00006 * canvas.noise(0.0028)
 
 
 def _palm(joints: np.ndarray, generator: np.random.Generator, darkness: float) -> UInt8[np.ndarray, "h w 4"]:
@@ -151,7 +151,7 @@ def _palm(joints: np.ndarray, generator: np.random.Generator, darkness: float) -
     start = index + [0.024, 0.016]
     main.append(np.array([start, index + [0.026, -0.002], middle_finger + [0.032, -0.010], ring + [0.038, -0.012], little + [0.040, -0.004]]))
     main.append(np.array([start, index + [0.030, -0.001], 0.5 * (index + j[0]) + [-0.004, -0.010], 0.25 * index + 0.75 * j[0] + [0.0, -0.007], j[0] + [-0.008, 0.0]]))
-    for paths, width, dark, deep in ((main, 0.0008, 0.34, 0.0007), (fine, 0.0006, 0.26, 0.0005)):
+    for paths, width, dark, deep in ((main, 0.0008, 0.26, 0.0004), (fine, 0.0006, 0.24, 0.0004)):
         mask = canvas.lines(paths, width, 0.00045)
         soft = canvas.lines(paths, 0.003, 0.0018)
         canvas.colour(mask, (1 - 0.75 * dark, 1 - 1.15 * dark, 1 - 1.2 * dark))

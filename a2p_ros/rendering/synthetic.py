@@ -77,7 +77,7 @@ class SyntheticCamera:
         loop_seconds: period of the motion [s].
         distance: nearest and farthest depth of the wrists [m].
         noise: standard deviation of the sensor noise, in grey levels.
-        cache: keep the pictures of the first round (JPEG, about 25 MB at 720p) and replay them, so that a
+        cache: keep the pictures of the first round (JPEG, about 60 MB at 720p) and replay them, so that a
             demonstration leaves the processor to the pipeline. All rounds then show the JPEG.
         samples: anti-aliasing samples a pixel; 0 is about twice as fast and has jagged edges.
 
@@ -125,7 +125,7 @@ class SyntheticCamera:
         side = generator.choice([-1.0, 1.0])
         self.lights = Lights(key_direction=(side * generator.uniform(0.3, 0.6), -0.8, -generator.uniform(0.4, 0.7)))
         self._noise = _NoiseTile(width, height, noise, generator) if noise > 0 else None
-        self._cached: dict[int, np.ndarray] | None = {} if cache else None
+        self._cached: dict[int, tuple[np.ndarray, Pair[HandTruth]]] | None = {} if cache else None
         self._renderer = Renderer(width, height, samples=samples)
 
     def __iter__(self) -> Iterator[SyntheticFrame]:
@@ -136,14 +136,16 @@ class SyntheticCamera:
 
     def frame(self, index: int) -> SyntheticFrame:
         """Frame ``index`` of the endless sequence."""
-        stamp, truth = index / self.fps, self.truth(index)
+        stamp, place = index / self.fps, index % self.loop_frames
         if self._cached is None:
-            return SyntheticFrame(self._draw(index, truth), stamp, self.camera, truth)
-        place = index % self.loop_frames
+            truth = self.truth(place)
+            return SyntheticFrame(self._draw(place, truth), stamp, self.camera, truth)
         if place not in self._cached:
+            truth = self.truth(place)
             drawn = cv2.cvtColor(self._draw(place, truth), cv2.COLOR_RGB2BGR)
-            self._cached[place] = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 94])[1]
-        image = cv2.cvtColor(cv2.imdecode(self._cached[place], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            self._cached[place] = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 94])[1], truth
+        packed, truth = self._cached[place]
+        image = cv2.cvtColor(cv2.imdecode(packed, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         return SyntheticFrame(image, stamp, self.camera, truth)
 
     def truth(self, index: int) -> Pair[HandTruth]:
@@ -195,7 +197,7 @@ class SyntheticCamera:
 
     def _draw(self, index: int, truth: Pair[HandTruth]) -> Image:
         image = self._renderer.render(self.surfaces(index, truth), self.camera, self.lights, self._background)
-        return image if self._noise is None else self._noise.add(image, index % self.loop_frames)
+        return image if self._noise is None else self._noise.add(image, index)
 
     def close(self) -> None:
         """Release the renderer."""
