@@ -112,7 +112,7 @@ def test_package_xml_is_valid(folder):
 def test_versions_agree():
     assert PACKAGE_XML.findtext("version") == a2p_ros.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", a2p_ros.__version__)
-    assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"], "pip reads a2p_ros.__version__"
+    assert "version" not in PROJECT and "version" in PROJECT["dynamic"], "pip reads a2p_ros.__version__"
 
 
 def test_installed_version_is_that_of_the_sources():
@@ -162,7 +162,9 @@ def test_every_ros_message_dependency_is_declared():
 
 def requirements(*extras: str) -> dict[str, Requirement]:
     """Lower-case distribution name -> requirement, of the base and of extras."""
-    lines = [*PROJECT["dependencies"], *(r for e in extras for r in PROJECT["optional-dependencies"][e])]
+    base = (REPOSITORY / "requirements" / "run.txt").read_text().splitlines()
+    lines = [line for line in base if not line.startswith("#")]
+    lines += [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
     return {normal(Requirement(line).name): Requirement(line) for line in lines}
 
 
