@@ -27,8 +27,8 @@ _PALM = [0, 5, 9, 13, 17]
 _SIGMA_2D = 0.02
 _OUTLIER_2D = 0.10
 #: Standard deviation of a 3D keypoint across the ray [m], and how much less its depth counts.
-_SIGMA_3D = 0.012
-_ALONG = np.array([1.0, 1.0, 0.8])
+_SIGMA_3D = 0.015
+_ALONG = np.array([1.0, 1.0, 0.6])
 #: How fast an angle may change from one frame to the next, and how soft its limits are [rad].
 _SIGMA_TIME = 0.4
 _SIGMA_LIMIT = 0.05
