@@ -221,12 +221,11 @@ def test_pins_fulfil_the_requirements():
 
 def test_every_executable_has_a_main():
     cmake = (REPOSITORY / "CMakeLists.txt").read_text()
-    nodes = re.search(r"foreach\(A2P_ROS_NODE ([^)]*)\)", cmake)
-    assert nodes is not None
-    on_disk = {path.stem for path in (REPOSITORY / "a2p_ros" / "ros").glob("*_node.py")}
-    assert set(nodes.group(1).split()) == on_disk
-    for name in on_disk:
-        assert_has_main(REPOSITORY / "a2p_ros" / "ros" / f"{name}.py")
+    programs = dict(re.findall(r"^a2p_ros_program\((\w+) ([\w.]+)\)", cmake, re.M))
+    nodes = {path.stem for path in (REPOSITORY / "a2p_ros" / "ros").glob("*_node.py")}
+    assert programs == {"a2p": "a2p_ros.cli"} | {name: f"a2p_ros.ros.{name}" for name in nodes}
+    for module in programs.values():
+        assert_has_main(REPOSITORY / f"{module.replace('.', '/')}.py")
 
 
 def test_entry_point_has_a_main():
