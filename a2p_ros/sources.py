@@ -79,16 +79,18 @@ def open_source(
     width: int = 1280,
     height: int = 720,
     topic: str = "",
+    realtime: bool = False,
 ) -> Source:
     """Open the source that ``spec`` names; raises SourceError with what is known when there is none.
 
     ``fps`` [Hz] replaces the rate of a video or folder (0 = its own, 30 for a folder) and asks a webcam for one.
     ``width`` and ``height`` [px] are for the webcam and the synthetic camera; ``topic`` picks the image topic of a bag.
+    ``realtime`` is for frames that are shown live, see ``SyntheticSource``.
     """
     if fps < 0:
         raise SourceError(f"fps: expected 0 (the source's own rate) or more, got {fps}")
     if spec == "synthetic" or spec.startswith("synthetic:"):
-        return SyntheticSource(_seed(spec), width, height, fps or 30.0)
+        return SyntheticSource(_seed(spec), width, height, fps or 30.0, realtime=realtime)
     webcam = re.fullmatch(r"(?:/dev/video)?(\d+)", spec)
     if webcam:
         return WebcamSource(int(webcam[1]), width, height, fps)
@@ -202,31 +204,38 @@ class WebcamSource(Source):
 
 
 class SyntheticSource(Source):
-    """Two rendered moving hands, endless, with the truth that was drawn."""
+    """Two rendered moving hands, endless, with the truth that was drawn where they are rendered here.
 
-    def __init__(self, seed: int, width: int, height: int, fps: float) -> None:
-        from a2p_ros.rendering import SyntheticCamera
+    In real time, and without a seed, the packaged clip is played: rendering takes the processor that the hands are
+    to be found with. With a seed the first round is rendered, as fast as the machine can, and then replayed.
+    """
 
-        self.name, self.fps = f"synthetic:{seed}", fps
-        self._make = lambda: SyntheticCamera(seed=seed, width=width, height=height, fps=fps)
-        self._camera = self._make()
+    def __init__(self, seed: int | None, width: int, height: int, fps: float, *, realtime: bool = False) -> None:
+        from a2p_ros.rendering import ClipCamera, open_synthetic
+
+        self._camera: Any
+        if realtime and seed is None:
+            self._camera = ClipCamera(fps=fps)
+        else:
+            self._camera = open_synthetic(seed or 0, width, height, fps, cache=realtime)
+        self.name, self.fps = "synthetic" if seed is None else f"synthetic:{seed}", fps
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self._camera:
-            yield Frame(frame.image, frame.stamp, frame.camera, frame)
+            yield Frame(frame.image, frame.stamp, frame.camera, frame.truth)
 
     def close(self) -> None:
-        """Release the renderer."""
+        """Release the renderer or the clip."""
         close = getattr(self._camera, "close", None)
         if close is not None:
             close()
 
 
-def _seed(spec: str) -> int:
-    _, _, seed = spec.partition(":")
-    if seed and not seed.isdecimal():
+def _seed(spec: str) -> int | None:
+    _, colon, seed = spec.partition(":")
+    if colon and not seed.isdecimal():
         raise SourceError(f"source {spec!r}: expected synthetic or synthetic:SEED with a whole number, as synthetic:3")
-    return int(seed or 0)
+    return int(seed) if colon else None
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

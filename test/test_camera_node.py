@@ -91,6 +91,14 @@ def test_pictures_come_in_order_with_their_camera_info(start: Start, pictures: P
     assert images[0].header.frame_id == infos[0].header.frame_id == "camera_optical_frame"
 
 
+def test_two_rendered_hands_come_with_their_camera(start: Start) -> None:
+    """640 pixels across 1.05 rad: what the renderer was told, from the definition of a pinhole camera."""
+    _, images, infos = start("synthetic")
+    message, info = wait_until(lambda: images)[0], wait_until(lambda: infos)[0]
+    assert pixels(message).std() > 10
+    assert info.k[0] == pytest.approx(320 / math.tan(0.525), rel=1e-3) and (info.width, info.height) == (640, 480)
+
+
 def test_rate_is_kept(start: Start, pictures: Path) -> None:
     _, images, _ = start(pictures, fps=20.0)
     wait_until(lambda: len(images) >= 21)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -121,3 +122,12 @@ def test_other_formats_are_named_as_unknown() -> None:
         decode_image(b"GIF89a" + bytes(20))
     with pytest.raises(InputError, match="empty"):
         decode_image(b"")
+
+
+def test_synthetic_in_real_time_plays_the_packaged_clip_with_its_camera() -> None:
+    with open_source("synthetic", realtime=True, fps=20.0) as source:
+        frames = list(islice(source, 3))
+    camera = frames[0].camera
+    assert camera is not None and frames[0].image.shape == (camera.height, camera.width, 3)
+    assert not camera.assumed and frames[0].truth is None
+    assert [f.stamp for f in frames] == pytest.approx([0.0, 0.05, 0.1])

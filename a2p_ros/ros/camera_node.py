@@ -38,7 +38,9 @@ class CameraConfig(Checked):
     """Parameters of the camera node."""
 
     source: str = setting(
-        "synthetic", "What is published: synthetic[:SEED], a video, a folder of pictures, a bag, or a webcam number."
+        "synthetic",
+        "What is published: a video, a folder of pictures, a bag, a webcam number, synthetic (the packaged clip of two "
+        "rendered hands, 640 x 480) or synthetic:SEED (rendered here: the first round as fast as the machine can).",
     )
     source_topic: str = setting("", "Image topic of a bag that holds several.")
     fps: float = setting(0.0, "Frames a second [Hz]; 0 = the source's own rate.", low=0.0, high=1000.0)
@@ -117,7 +119,12 @@ class CameraNode(Node):
     def _open(self) -> Source:
         config = self.config
         return open_source(
-            config.source, fps=config.fps, width=config.width, height=config.height, topic=config.source_topic
+            config.source,
+            fps=config.fps,
+            width=config.width,
+            height=config.height,
+            topic=config.source_topic,
+            realtime=True,
         )
 
     def _publish_all(self, source: Source) -> None:
