@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - ROS is imported after the check that there is one
 """A camera and a subscriber beside a hands node, on a domain of their own."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - ROS is imported after the check that there is one
 """The camera node: what it publishes of a source, at which rate, and what it says of one that cannot be read."""
 
 from __future__ import annotations

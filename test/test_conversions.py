@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - ROS is imported after the check that there is one
 """TwoHandMANO: what a field holds, checked from the definition of each in the message files."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - ROS is imported after the check that there is one
 """The node around the pipeline: lifecycle, services, parameters, diagnostics, what is looked at.
 
 The pipeline is scripted (``ros_helpers.ScriptedPipeline``); images and messages go over real DDS.

@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - ROS is imported after the check that there is one
 """What goes into the node: stamps, old and bad images, CameraInfo, and silence.
 
 The pipeline is scripted (``ros_helpers.ScriptedPipeline``); images and messages go over real DDS.

@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - ROS is imported after the check that there is one
 """Silence and the worker, without ROS: times are given, not waited for."""
 
 from __future__ import annotations
