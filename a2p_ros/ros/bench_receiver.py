@@ -88,8 +88,8 @@ def summarise(
     if counted and stamps and math.isfinite(work_ms):
         begun = np.asarray([h.published for h in counted]) - work_ms / 1e3
         ages = begun - np.asarray([h.stamp for h in counted])
-        # Half a millisecond either way is within the rounding of stamps and clocks.
-        there = np.searchsorted(stamps, begun - np.percentile(ages, 10) - 5e-4, side="right")
+        # Half a millisecond for the rounding of stamps and clocks, to our disadvantage.
+        there = np.searchsorted(stamps, begun - np.percentile(ages, 10) + 5e-4, side="right")
         newest = np.asarray([n == 0 or h.stamp >= stamps[n - 1] - 1e-6 for h, n in zip(counted, there, strict=True)])
     latencies = np.asarray([h.received - h.stamp for h in counted]) * 1e3
     span = counted[-1].received - counted[0].received if len(counted) > 1 else math.nan
