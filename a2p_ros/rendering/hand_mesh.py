@@ -181,7 +181,7 @@ class ArmMesh:
         """The finer mesh; normals and light are computed on the coarse one and go through the same weights."""
         normals = vertex_normals(coarse, faces)
         light = received_light(coarse, normals, spheres, key)
-        fine = subdivision(np.concatenate([coarse.astype(np.float32), normals, light], axis=1))
+        fine = subdivision(np.concatenate([subdivision.fitted(coarse).astype(np.float32), normals, light], axis=1))
         return Surface(fine[:, :3], look, id, fine[:, 3:6], fine[:, 6:8])
 
 

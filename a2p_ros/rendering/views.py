@@ -59,7 +59,7 @@ def render_hands_3d(
     points = [np.asarray(v, np.float64) for v in vertices]
     low, high = np.concatenate(points).min(0), np.concatenate(points).max(0)
     centre = (low + high) / 2
-    turn = axis_angle_to_matrix(np.array([-elevation, 0.0, 0.0])) @ axis_angle_to_matrix(np.array([0.0, azimuth, 0.0]))
+    turn = axis_angle_to_matrix(np.array([elevation, 0.0, 0.0])) @ axis_angle_to_matrix(np.array([0.0, azimuth, 0.0]))
     turned = [(p - centre) @ turn.T for p in points]
     camera = CameraModel.assume(width, height, _FOV)
     half = 0.92 * np.array([width / camera.fx, height / camera.fy]) / 2
