@@ -138,12 +138,11 @@ def true_hand_length(frame: Frame) -> float:
 
 def _truth(frame: Frame) -> Any:
     """Both true hands of a frame; raises SourceError where the source has none."""
-    truth = None if frame.truth is None else frame.truth.truth
-    if truth is None:
+    if frame.truth is None:
         raise SourceError(
             "the synthetic camera shows its recorded clip, which has no truth: rendering needs EGL, see a2p doctor"
         )
-    return truth
+    return frame.truth
 
 
 def _is_of(side: Side, sample: Sample) -> bool:

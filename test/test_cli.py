@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -452,3 +453,59 @@ def test_metrics_are_invariant_where_their_protocol_says_so() -> None:
     assert mpjpe_wrist(truth + offset * (np.arange(21) > 0)[:, None], truth) == pytest.approx(0.05 * 20 / 21)
     assert mrrpe(truth[0] + offset, truth[1], truth[0], truth[1]) == pytest.approx(0.05)
     assert within(np.zeros((2, 2)), np.array([[3.0, 4.0], [0.0, 5.1]]), 50.0, 0.1).tolist() == [True, False]
+
+
+def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
+    """A pipeline that answers the truth moved by 30 mm: the wrist is off by that, and nothing else is."""
+    from a2p_ros.sources import Frame, Source
+    from a2p_ros.types import Pair
+
+    hands = [placed_hand(side, (x, 0.0, 0.5)) for side, x in ((Side.LEFT, -0.15), (Side.RIGHT, 0.15))]
+
+    class Truth:
+        def __init__(self, hand, vertices) -> None:
+            self.joints, self.vertices, self.wrist = hand.joints, vertices, hand.joints[0]
+            self.keypoints_px, self.box = hand.keypoints_px, hand.box
+
+    class Made(Source):
+        def __iter__(self):
+            for number in range(4):
+                yield Frame(np.zeros((720, 1280, 3), np.uint8), number / 30, None, Pair(*(Truth(*h) for h in hands)))
+
+    class Moved(ScriptedPipeline):
+        model_id = "keypoint_fit"
+
+        def __call__(self, image, camera, stamp) -> TwoHands:
+            left, right = hands[0][0], hands[1][0]
+            moved = dataclasses.replace(right, wrist=right.wrist + (0.03, 0, 0), joints=right.joints + (0.03, 0, 0))
+            return two_hands(left if stamp else None, moved, stamp)
+
+        def mesh(self, hand):
+            vertices = hands[0 if hand.side is Side.LEFT else 1][1]
+            return vertices + (hand.wrist - hands[0 if hand.side is Side.LEFT else 1][0].wrist)
+
+    monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", Moved)
+    monkeypatch.setattr("a2p_ros.sources.open_source", lambda spec: Made())
+    assert cli.main(["eval", "synthetic", "--n", "4", "--json"]) == 0
+    result = last_json(capsys)
+    single, none = result["single"]["keypoint_fit"], result["interacting"]["keypoint_fit"]
+    assert result["n"] == 4 and single["recall"] == pytest.approx(7 / 8) and none["recall"] is None
+    assert single["mpjpe_wrist_mm"] == pytest.approx(0, abs=1e-6)
+    assert single["mpvpe_wrist_mm"] == pytest.approx(0, abs=1e-3)
+    assert single["mrrpe_mm"] == pytest.approx(30.0)
+    assert result["by_hand"]["right"]["wrist_error_mm"] == pytest.approx(30.0)
+    assert result["by_hand"]["left"]["wrist_error_mm"] == pytest.approx(0.0, abs=1e-6)
+    assert result["by_distance"]["0.4-0.6"]["hands"] == 8 and result["false_hands"] == 0
+
+
+def test_a_source_without_truth_cannot_be_scored(monkeypatch, capsys) -> None:
+    from a2p_ros.sources import Frame, Source
+
+    class Bare(Source):
+        def __iter__(self):
+            yield Frame(np.zeros((72, 128, 3), np.uint8), 0.0)
+
+    monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", ScriptedPipeline)
+    monkeypatch.setattr("a2p_ros.sources.open_source", lambda spec: Bare())
+    assert cli.main(["eval", "synthetic", "--n", "1"]) == 2
+    assert "has no truth: rendering needs EGL" in capsys.readouterr().err
