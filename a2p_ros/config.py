@@ -154,10 +154,10 @@ class SmoothingConfig(Checked):
 
     enabled: bool = setting(True, "Smooth the published hands over time.", runtime=True)
     min_cutoff: float = setting(
-        1.5, "Cut-off frequency of a hand at rest [Hz]; lower is smoother.", low=0.01, high=100.0, runtime=True
+        1.0, "Cut-off frequency of a hand at rest [Hz]; lower is smoother.", low=0.01, high=100.0, runtime=True
     )
     beta: float = setting(
-        8.0, "How fast the cut-off rises with speed [Hz s/m]; higher lags less.", low=0.0, high=1000.0, runtime=True
+        40.0, "How fast the cut-off rises with speed [Hz s/m]; higher lags less.", low=0.0, high=1000.0, runtime=True
     )
 
 

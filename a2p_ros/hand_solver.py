@@ -202,9 +202,9 @@ class HandProblem:
         """Hold the angles of ``known`` hands near those of the last frame."""
         self._last, self._last_weight = angles, known / _SIGMA_TIME**2
 
-    def solve(self, state: State, steps: int) -> Linearised:
+    def solve(self, start: Linearised, steps: int) -> Linearised:
         """The state after so many Levenberg-Marquardt steps, none of which raises the cost."""
-        best = self.linearise(state)
+        best = start
         damping = np.full(len(best.cost), 1e-3)
         for _ in range(steps):
             trial = self.linearise(best.state.moved(best.step(damping)))

@@ -29,6 +29,8 @@ _NEW_HAND = 4
 #: A tracked hand whose error exceeds this, or that has turned this far [rad] from the 3D points, is started anew.
 _LOST_ERROR = 0.07
 _LOST_TURN = 1.0
+#: A hand that the last pose misses by this much before any step has jumped, and is new.
+_JUMP_ERROR = 0.2
 #: A hand smaller than this in the image [px], or in its 3D points [m], has no shape that could be fitted.
 _MIN_EXTENT_PX = 4.0
 _MIN_EXTENT_3D = 1e-3
@@ -148,22 +150,25 @@ class KeypointFit:
     def _solve(self, problem: HandProblem, measured: Measured, sides: list[Side]) -> Linearised:
         """Follow the known hands, start the new and the lost ones from the 3D points."""
         known = np.array([side in self._last for side in sides])
-        state = None if known.all() else problem.first_guess()
+        start = None
         if known.any():
             last = [self._last.get(side, (np.eye(3), np.zeros((5, 3, 3)))) for side in sides]
             roots = np.swapaxes(measured.R_camera_view, 1, 2) @ np.stack([root for root, _ in last])
             angles = np.stack([angle for _, angle in last])
             problem.follow(angles, known)
-            followed = problem.located(roots, angles)
-            state = followed if state is None else state.replaced(known, followed)
-        assert state is not None
+            start = problem.linearise(problem.located(roots, angles))
+            known = known & (start.error < _JUMP_ERROR)
+            problem.follow(angles, known)
+        if start is None or not known.all():
+            guess = problem.linearise(problem.first_guess())
+            start = guess if start is None else guess.replaced(known, start)
         steps = self.config.iterations * (1 if known.all() else _NEW_HAND)
-        solved = problem.solve(state, steps)
+        solved = problem.solve(start, steps)
         turned = angle_between(solved.state.root, problem.palm_turn)
         lost = known & ~((solved.error < _LOST_ERROR) & (turned < _LOST_TURN))
         if lost.any():
             problem.follow(np.zeros((len(sides), 5, 3, 3)), np.zeros(len(sides), bool))
-            anew = problem.solve(problem.first_guess(), self.config.iterations * _NEW_HAND)
+            anew = problem.solve(problem.linearise(problem.first_guess()), self.config.iterations * _NEW_HAND)
             unfollowed = problem.linearise(solved.state)
             solved = solved.replaced(lost & (anew.cost < unfollowed.cost), anew)
         return solved
