@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -180,7 +181,9 @@ def test_view_from_the_right_shows_the_right_side_first(renderer):
     colours = [(255, 0, 0), (0, 0, 255)]
 
     def shares(**turn: float) -> tuple[float, float]:
-        image = render_hands_3d(meshes, [ball.faces] * 2, colours=colours, width=200, height=120, renderer=renderer, **turn)
+        image = render_hands_3d(
+            meshes, [ball.faces] * 2, colours=colours, width=200, height=120, renderer=renderer, **turn
+        )
         return tuple(float(((image[..., c] > 60) & (image[..., 2 - c] < 60)).mean()) for c in (0, 2))
 
     red, blue = shares()
@@ -188,7 +191,9 @@ def test_view_from_the_right_shows_the_right_side_first(renderer):
     red, blue = shares(azimuth=np.pi / 2)
     assert red == 0 and blue > 0.01
     lower = [ball.vertices + [0, 0.1, 0.5], ball.vertices + [0, -0.1, 0.5]]
-    image = render_hands_3d(lower, [ball.faces] * 2, colours=colours, elevation=np.pi / 2, width=200, height=120, renderer=renderer)
+    image = render_hands_3d(
+        lower, [ball.faces] * 2, colours=colours, elevation=np.pi / 2, width=200, height=120, renderer=renderer
+    )
     assert not ((image[..., 0] > 60) & (image[..., 2] < 60)).any()
     with pytest.raises(InputError, match="as many vertices as faces"):
         render_hands_3d(meshes, [ball.faces])
@@ -248,7 +253,7 @@ def test_clip_loops():
     np.testing.assert_allclose(np.diff(stamps), 1 / 25)
     # 300 frames make a round: the 301st is the first again, and neighbours across the seam are alike.
     np.testing.assert_array_equal(frames[300][1], frames[0][1])
-    steps = [np.abs(a[1] - b[1]).mean() for a, b in zip(frames[:-1], frames[1:], strict=True)]
+    steps = [np.abs(a[1] - b[1]).mean() for a, b in itertools.pairwise(frames)]
     assert max(steps) > 0.1
     assert steps[299] < 2 * np.percentile(steps, 95)
 

@@ -45,7 +45,11 @@ def test_truth_parameters_make_the_truth_in_smplx(camera, tmp_path):
     truth = camera.truth(120)
     for side, hand in truth.items():
         mano = smplx.MANO(
-            str(ASSETS / f"MANO_{side.name}.npz"), is_rhand=side is Side.RIGHT, use_pca=False, flat_hand_mean=True, ext="npz"
+            str(ASSETS / f"MANO_{side.name}.npz"),
+            is_rhand=side is Side.RIGHT,
+            use_pca=False,
+            flat_hand_mean=True,
+            ext="npz",
         )
 
         def row(value: np.ndarray) -> torch.Tensor:
@@ -162,7 +166,9 @@ def test_default_detector_finds_both_hands():
                 frame = camera.frame(index)
                 hands = [h for h in landmarks(frame.image, detector(frame.image)) if h is not None]
                 total += 1
-                found += all(_is_found(hands, side, hand.keypoints_px, hand.box.size) for side, hand in frame.truth.items())
+                found += all(
+                    _is_found(hands, side, hand.keypoints_px, hand.box.size) for side, hand in frame.truth.items()
+                )
     assert total == 60
     assert found >= 0.95 * total
 

@@ -22,7 +22,7 @@ _DESKS = ((0.52, 0.40, 0.30), (0.38, 0.36, 0.35), (0.68, 0.60, 0.50))
 
 
 def paint_room(width: int, height: int, generator: np.random.Generator) -> Image:
-    """An RGB picture of a room [sRGB]; the same for the same generator state, whatever the size up to its resolution."""
+    """An RGB picture of a room that the generator chooses."""
     h = 360
     w = max(2, round(h * width / height))
     x, y = np.meshgrid((np.arange(w) + 0.5) / h, (np.arange(h) + 0.5) / h)
@@ -77,18 +77,22 @@ def paint_room(width: int, height: int, generator: np.random.Generator) -> Image
     return np.ascontiguousarray(out.clip(0, 255).round().astype(np.uint8))
 
 
-def _rectangle(room: np.ndarray, low: tuple[float, float], high: tuple[float, float], colour: object, blur: float) -> None:
+def _rectangle(
+    room: np.ndarray, low: tuple[float, float], high: tuple[float, float], colour: object, blur: float
+) -> None:
     """Corners in units of the picture's height."""
     mask = np.zeros(room.shape[:2], np.float32)
-    px = [tuple(int(round(v * room.shape[0])) for v in corner) for corner in (low, high)]
-    cv2.rectangle(mask, px[0], px[1], 1.0, -1)
+    x0, y0, x1, y1 = (round(v * room.shape[0]) for v in (*low, *high))
+    cv2.rectangle(mask, (x0, y0), (x1, y1), (1.0,), -1)
     _blend(room, mask, colour, blur)
 
 
-def _ellipse(room: np.ndarray, centre: tuple[float, float], axes: tuple[float, float], colour: object, blur: float) -> None:
+def _ellipse(
+    room: np.ndarray, centre: tuple[float, float], axes: tuple[float, float], colour: object, blur: float
+) -> None:
     mask = np.zeros(room.shape[:2], np.float32)
-    px = [tuple(int(round(v * room.shape[0])) for v in pair) for pair in (centre, axes)]
-    cv2.ellipse(mask, px[0], px[1], 0, 0, 360, 1.0, -1)
+    x, y, half_width, half_height = (round(v * room.shape[0]) for v in (*centre, *axes))
+    cv2.ellipse(mask, (x, y), (half_width, half_height), 0, 0, 360, (1.0,), -1)
     _blend(room, mask, colour, blur)
 
 

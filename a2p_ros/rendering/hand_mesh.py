@@ -61,7 +61,9 @@ class ArmMesh:
         flip = np.array([-1.0, 1.0, 1.0]) if model.side is Side.LEFT else np.ones(3)
         template = model.template.numpy().astype(np.float64)
         rest_joints = model.joint_template.numpy().astype(np.float64)
-        faces, ring = open_wrist(template * flip, model.faces.numpy()[:, ::-1] if model.side is Side.LEFT else model.faces.numpy())
+        faces, ring = open_wrist(
+            template * flip, model.faces.numpy()[:, ::-1] if model.side is Side.LEFT else model.faces.numpy()
+        )
         self._rest_wrist, self._ring = rest_joints[0], ring
         self._away = flip * [1.0, 0.0, 0.0]
         self._ring_centre = template[ring].mean(0)
@@ -74,10 +76,14 @@ class ArmMesh:
         count = len(template) + len(_ALONG) * len(ring)
         self._faces, self._subdivision = faces, Subdivision.of(faces, count)
 
-        rest = np.concatenate([template, self._tube_vertices(self._sections, _ALONG, np.eye(3), self._rest_wrist, self._away)])
+        rest = np.concatenate(
+            [template, self._tube_vertices(self._sections, _ALONG, np.eye(3), self._rest_wrist, self._away)]
+        )
         fine = self._subdivision(rest) * flip
         fine_faces = self._subdivision.faces
-        normals = vertex_normals(fine, fine_faces[:, ::-1] if model.side is Side.LEFT else fine_faces).astype(np.float64)
+        normals = vertex_normals(fine, fine_faces[:, ::-1] if model.side is Side.LEFT else fine_faces).astype(
+            np.float64
+        )
         self._skin = Look(
             faces=fine_faces,
             colours=np.tile(np.asarray(tone, np.float32), (len(fine), 1)),
@@ -169,15 +175,29 @@ class ArmMesh:
         shade it from the key light. The sleeve has the number ``id`` + 1.
         """
         tube = self._tube_vertices(self._sections, _ALONG, rotation, wrist, axis)
-        out = [self._surface(np.concatenate([vertices, tube]), self._faces, self._subdivision, self._skin, id, spheres, key_direction)]
+        out = [
+            self._surface(
+                np.concatenate([vertices, tube]), self._faces, self._subdivision, self._skin, id, spheres, key_direction
+            )
+        ]
         if self._sleeve is not None:
             sleeve = self._sleeve
             cloth = self._tube_vertices(sleeve.sections, sleeve.rows, rotation, wrist, axis)
-            out.append(self._surface(cloth, sleeve.faces, sleeve.subdivision, sleeve.look, id + 1, spheres, key_direction))
+            out.append(
+                self._surface(cloth, sleeve.faces, sleeve.subdivision, sleeve.look, id + 1, spheres, key_direction)
+            )
         return out
 
     @staticmethod
-    def _surface(coarse: np.ndarray, faces: np.ndarray, subdivision: Subdivision, look: Look, id: int, spheres: np.ndarray, key: np.ndarray) -> Surface:
+    def _surface(
+        coarse: np.ndarray,
+        faces: np.ndarray,
+        subdivision: Subdivision,
+        look: Look,
+        id: int,
+        spheres: np.ndarray,
+        key: np.ndarray,
+    ) -> Surface:
         """The finer mesh; normals and light are computed on the coarse one and go through the same weights."""
         normals = vertex_normals(coarse, faces)
         light = received_light(coarse, normals, spheres, key)
@@ -196,7 +216,9 @@ class _SleeveMesh:
         offsets = np.stack([np.zeros(22), np.sin(angles), np.cos(angles)], axis=1)
         sections = np.stack([arm._make_sections(offsets, rows[i : i + 1], wider[i])[0] for i in range(len(rows))])
         # Folds run askew round the arm and grow towards the elbow.
-        fold = 0.0016 * np.sin(3 * angles[None] + 55 * rows[:, None]) + 0.0012 * np.sin(5 * angles[None] - 90 * rows[:, None])
+        fold = 0.0016 * np.sin(3 * angles[None] + 55 * rows[:, None]) + 0.0012 * np.sin(
+            5 * angles[None] - 90 * rows[:, None]
+        )
         fade = np.clip((rows - start - 0.012) / 0.04, 0, 1)[:, None]
         sections *= (1 + fold * fade / 0.03)[..., None]
         faces = _tube(np.arange(22), 22, len(rows) - 1)
@@ -225,10 +247,17 @@ def open_wrist(
     half = {(int(a), int(b)) for f in kept for a, b in ((f[0], f[1]), (f[1], f[2]), (f[2], f[0]))}
     following = {b: a for a, b in half if (b, a) not in half}
     ring = [max(following, default=-1, key=lambda v: vertices[v, 0])]
-    while ring[0] >= 0 and (succ := following.get(ring[-1])) is not None and succ != ring[0] and len(ring) <= len(following):
+    while (
+        ring[0] >= 0
+        and (succ := following.get(ring[-1])) is not None
+        and succ != ring[0]
+        and len(ring) <= len(following)
+    ):
         ring.append(succ)
     if len(ring) < 8 or len(ring) != len(following):
-        raise HandModelError(f"expected one opening at the wrist, found a ring of {len(ring)} of {len(following)} edges")
+        raise HandModelError(
+            f"expected one opening at the wrist, found a ring of {len(ring)} of {len(following)} edges"
+        )
     return kept, np.array(ring)
 
 

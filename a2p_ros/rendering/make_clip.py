@@ -18,18 +18,43 @@ from a2p_ros.rendering.clip import CLIP
 from a2p_ros.rendering.synthetic import SyntheticCamera
 
 
-def make_clip(path: Path, *, seed: int = 0, width: int = 640, height: int = 480, fps: int = 30, seconds: float = 10.0) -> None:
+def make_clip(
+    path: Path, *, seed: int = 0, width: int = 640, height: int = 480, fps: int = 30, seconds: float = 10.0
+) -> None:
     """One round of the synthetic camera as H.264, which OpenCV reads everywhere, and its camera as JSON."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise MissingDependencyError("making the clip needs the program ffmpeg: sudo apt-get install ffmpeg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Weak noise: it would take most of the bits.
-    with SyntheticCamera(seed, width, height, fps, loop_seconds=seconds, noise=0.7) as camera:
-        command = [program, "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
+    # Weak noise, which would take most of the bits, and near hands, as the picture is small.
+    with SyntheticCamera(seed, width, height, fps, loop_seconds=seconds, distance=(0.42, 0.55), noise=0.7) as camera:
+        command = [
+            program,
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{width}x{height}",
+            "-r",
+            str(fps),
+        ]
         command += ["-i", "-", "-c:v", "libx264", "-preset", "veryslow", "-crf", "21", "-pix_fmt", "yuv420p"]
         command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_range", "tv"]
-        command += ["-movflags", "+faststart", "-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", str(path)]
+        command += [
+            "-movflags",
+            "+faststart",
+            "-map_metadata",
+            "-1",
+            "-fflags",
+            "+bitexact",
+            "-flags:v",
+            "+bitexact",
+            str(path),
+        ]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
             assert process.stdin is not None
             for index in range(camera.loop_frames):

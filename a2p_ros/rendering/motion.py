@@ -15,7 +15,8 @@ from a2p_ros.rotations import axis_angle_to_matrix
 from a2p_ros.types import Pair
 
 #: Flexion of the three joints of a finger [rad].
-_STRAIGHT, _RELAXED, _CURLED = (0.02, 0.05, 0.02), (0.22, 0.32, 0.18), (1.25, 1.55, 0.85)
+_STRAIGHT, _RELAXED = (0.02, 0.05, 0.02), (0.22, 0.32, 0.18)
+_HALF, _CURLED = (0.55, 0.75, 0.4), (1.25, 1.55, 0.85)
 _SPREAD = (0.16, 0.0, -0.22, -0.10)
 #: The thumb: twist, flexion and abduction of its base, flexion of the other two joints [rad].
 _THUMB_OPEN, _THUMB_RELAXED = (0.0, -0.05, 0.05, 0.0, 0.0), (-0.15, 0.12, 0.15, 0.15, 0.15)
@@ -46,7 +47,7 @@ SHAPES: dict[str, Float[np.ndarray, "15 3"]] = {
     "open": _shape(spread=1.0),
     "flat": _shape(thumb=(-0.1, 0.1, 0.0, 0.1, 0.0)),
     "relaxed": _shape(_RELAXED, (0.26, 0.36, 0.2), (0.3, 0.4, 0.22), (0.32, 0.4, 0.22), _THUMB_RELAXED, 0.3),
-    "half closed": _shape(*[(0.55, 0.75, 0.4)] * 4, _THUMB_RELAXED, 0.3),
+    "half closed": _shape(_HALF, _HALF, _HALF, _HALF, _THUMB_RELAXED, 0.3),
     "fist": _shape(_CURLED, _CURLED, _CURLED, _CURLED, _THUMB_ACROSS),
     "pinch": _shape((1.10, 0.66, 0.36), (0.55, 0.55, 0.3), (0.42, 0.45, 0.25), (0.32, 0.4, 0.2), _THUMB_PINCH, 0.35),
     "point": _shape(_STRAIGHT, _CURLED, _CURLED, _CURLED, _THUMB_ACROSS),
@@ -157,7 +158,8 @@ class _Script:
             shapes += [SHAPES[name] for name in SCRIPTS[int(generator.integers(len(SCRIPTS)))]]
         self._shapes = np.stack(shapes[:wanted])
         self._shapes = np.clip(
-            self._shapes + generator.normal(0, 0.03, self._shapes.shape) * [0.0, 1.0, 1.0], *np.moveaxis(JOINT_LIMITS, -1, 0)
+            self._shapes + generator.normal(0, 0.03, self._shapes.shape) * [0.0, 1.0, 1.0],
+            *np.moveaxis(JOINT_LIMITS, -1, 0),
         )
         self._offset = generator.uniform(0, loop_seconds)
         # Fingers do not start together: the little finger leads or the index does.

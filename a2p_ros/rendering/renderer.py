@@ -59,7 +59,9 @@ class Look:
                 f"Look: expected faces (F, 3) and colours (V, 3), got {self.faces.shape} and {self.colours.shape}"
             )
         if self.faces.size and (self.faces.min() < 0 or self.faces.max() >= count):
-            raise InputError(f"Look: faces name vertices {self.faces.min()} to {self.faces.max()}, but there are {count}")
+            raise InputError(
+                f"Look: faces name vertices {self.faces.min()} to {self.faces.max()}, but there are {count}"
+            )
 
     @classmethod
     def plain(cls, faces: Int[np.ndarray, "f 3"], count: int, colour: Sequence[float]) -> Look:
@@ -169,7 +171,8 @@ class Renderer:
             background = self._gl.black(self.height, self.width)
         if background.shape != (self.height, self.width, 3) or background.dtype != np.uint8:
             raise InputError(
-                f"background: expected ({self.height}, {self.width}, 3) uint8, got {background.shape} {background.dtype}"
+                f"background: expected ({self.height}, {self.width}, 3) uint8, "
+                f"got {background.shape} {background.dtype}"
             )
         return self._thread.submit(self._gl.draw, surfaces, camera, lights or Lights(), background).result()
 
@@ -246,7 +249,9 @@ class _Gl:
         try:
             import moderngl
         except ImportError as error:
-            raise MissingDependencyError(f"rendering needs the package moderngl: pip install moderngl ({error})") from error
+            raise MissingDependencyError(
+                f"rendering needs the package moderngl: pip install moderngl ({error})"
+            ) from error
         self._moderngl = moderngl
         self._context = _create_context(moderngl)
         context = self._context
@@ -431,7 +436,7 @@ def _create_context(moderngl: Any) -> Any:
     for names in ({"libgl": "libGL.so.1", "libegl": "libEGL.so.1"}, {}):
         try:
             return moderngl.create_context(require=330, standalone=True, backend="egl", **names)
-        except Exception as error:  # glcontext raises bare Exception for every failure
+        except Exception as error:  # noqa: BLE001 - what glcontext raises for every failure
             reasons.append(str(error))
     raise MissingDependencyError(f"{NEEDS_EGL} ({'; '.join(dict.fromkeys(reasons))})")
 

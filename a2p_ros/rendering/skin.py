@@ -41,7 +41,9 @@ def texture_coordinates(rest: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 
     return (rest[:, [0, 2]] - _LOW) / (_HIGH - _LOW)
 
 
-def paint_skin(joints: Float[np.ndarray, "21 3"], generator: np.random.Generator, darkness: float = 0.0) -> SkinTextures:
+def paint_skin(
+    joints: Float[np.ndarray, "21 3"], generator: np.random.Generator, darkness: float = 0.0
+) -> SkinTextures:
     """Skin for a hand whose rest joints (right hand, OpenPose order [m]) are ``joints``.
 
     ``darkness`` in [0, 1] (dark tones) makes the palm lighter than the back, as it is on dark skin.
@@ -63,7 +65,7 @@ class _Canvas:
         for path in paths:
             px = (smooth_path(path) - _LOW) / _TEXEL
             thickness = max(1, round(width / _TEXEL))
-            cv2.polylines(mask, [np.round(px * 16).astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
+            cv2.polylines(mask, [np.round(px * 16).astype(np.int32)], False, (255,), thickness, cv2.LINE_AA, 4)
         out = mask.astype(np.float32) / 255
         return cv2.GaussianBlur(out, (0, 0), max(blur / _TEXEL, 0.5)) if blur > 0 else out
 
@@ -72,7 +74,9 @@ class _Canvas:
         rx, rz = (radius, radius) if isinstance(radius, float) else radius
         x = (np.arange(_SIZE[0]) + 0.5) * _TEXEL + _LOW[0] - centre[0]
         z = (np.arange(_SIZE[1]) + 0.5) * _TEXEL + _LOW[1] - centre[1]
-        return np.exp(-0.5 * (z / rz) ** 2)[:, None].astype(np.float32) * np.exp(-0.5 * (x / rx) ** 2)[None].astype(np.float32)
+        return np.exp(-0.5 * (z / rz) ** 2)[:, None].astype(np.float32) * np.exp(-0.5 * (x / rx) ** 2)[None].astype(
+            np.float32
+        )
 
     def noise(self, size: float) -> np.ndarray:
         """Smooth noise of zero mean and unit deviation, with features of ``size`` [m]."""
@@ -124,7 +128,9 @@ def _palm(joints: np.ndarray, generator: np.random.Generator, darkness: float) -
     canvas = _Canvas(joints, generator)
     j = canvas.joints
     _speckle(canvas, 1.2)
-    hand = np.clip(1.2 - (np.arange(_SIZE[0]) * _TEXEL + _LOW[0] - j[0][0] + 0.015) / 0.03, 0, 1).astype(np.float32)[None]
+    hand = np.clip(1.2 - (np.arange(_SIZE[0]) * _TEXEL + _LOW[0] - j[0][0] + 0.015) / 0.03, 0, 1).astype(np.float32)[
+        None
+    ]
     lighter = 1 + 0.04 * hand[..., None] + darkness * hand[..., None] * np.array([0.9, 1.0, 0.95], np.float32)
     canvas.tint *= lighter
     red = (1.03, 0.86, 0.84)
@@ -144,13 +150,46 @@ def _palm(joints: np.ndarray, generator: np.random.Generator, darkness: float) -
         fine += [canvas.across(base + 1, base + 2, t, width * 0.95, -0.0005) for t in (-0.05, 0.07)]
         fine += [canvas.across(base + 2, base + 3, 0.02, width * 0.9)]
     fine += [canvas.across(3, 4, t, 0.02) for t in (-0.02, 0.09)] + [canvas.across(2, 3, 0.05, 0.022)]
-    fine += [np.array([[j[0][0] + dx, z] for z in (-0.024, -0.012, 0.0, 0.012, 0.022)]) + generator.normal(0, 0.0006, (5, 2)) for dx in (-0.001, 0.005)]
+    fine += [
+        np.array([[j[0][0] + dx, z] for z in (-0.024, -0.012, 0.0, 0.012, 0.022)]) + generator.normal(0, 0.0006, (5, 2))
+        for dx in (-0.001, 0.005)
+    ]
     index, middle_finger, ring, little = j[5], j[9], j[13], j[17]
     edge = little + [0.010, -0.011]
-    main.append(np.array([edge, little + [0.012, 0.004], ring + [0.0135, 0.002], middle_finger + [0.009, -0.002], 0.5 * (index + middle_finger) + [-0.006, 0.0]]))
+    main.append(
+        np.array(
+            [
+                edge,
+                little + [0.012, 0.004],
+                ring + [0.0135, 0.002],
+                middle_finger + [0.009, -0.002],
+                0.5 * (index + middle_finger) + [-0.006, 0.0],
+            ]
+        )
+    )
     start = index + [0.024, 0.016]
-    main.append(np.array([start, index + [0.026, -0.002], middle_finger + [0.032, -0.010], ring + [0.038, -0.012], little + [0.040, -0.004]]))
-    main.append(np.array([start, index + [0.030, -0.001], 0.5 * (index + j[0]) + [-0.004, -0.010], 0.25 * index + 0.75 * j[0] + [0.0, -0.007], j[0] + [-0.008, 0.0]]))
+    main.append(
+        np.array(
+            [
+                start,
+                index + [0.026, -0.002],
+                middle_finger + [0.032, -0.010],
+                ring + [0.038, -0.012],
+                little + [0.040, -0.004],
+            ]
+        )
+    )
+    main.append(
+        np.array(
+            [
+                start,
+                index + [0.030, -0.001],
+                0.5 * (index + j[0]) + [-0.004, -0.010],
+                0.25 * index + 0.75 * j[0] + [0.0, -0.007],
+                j[0] + [-0.008, 0.0],
+            ]
+        )
+    )
     for paths, width, dark, deep in ((main, 0.0008, 0.26, 0.0004), (fine, 0.0006, 0.24, 0.0004)):
         mask = canvas.lines(paths, width, 0.00045)
         soft = canvas.lines(paths, 0.003, 0.0018)
@@ -180,21 +219,29 @@ def _back(joints: np.ndarray, generator: np.random.Generator) -> UInt8[np.ndarra
         canvas.colour(canvas.blob(j[base + 1], (0.006, 0.007)), red)
         canvas.colour(0.8 * canvas.blob(j[base + 2], (0.004, 0.006)), red)
         canvas.height += 0.0006 * canvas.blob(j[base], (0.007, 0.006))
-        wrinkles += [canvas.across(base + 1, base + 2, t, 0.0125 - 0.05 * abs(t) * 0.1, b) for t, b in ((-0.14, 0.0016), (-0.05, 0.0006), (0.04, -0.0004), (0.13, -0.0014))]
+        wrinkles += [
+            canvas.across(base + 1, base + 2, t, 0.0125 - 0.05 * abs(t) * 0.1, b)
+            for t, b in ((-0.14, 0.0016), (-0.05, 0.0006), (0.04, -0.0004), (0.13, -0.0014))
+        ]
         wrinkles += [canvas.across(base + 2, base + 3, t, 0.010, b) for t, b in ((-0.06, 0.0006), (0.06, -0.0006))]
     wrinkles += [canvas.across(3, 4, t, 0.014, b) for t, b in ((-0.08, 0.001), (0.0, 0.0), (0.08, -0.001))]
     canvas.colour(canvas.blob(j[3], (0.006, 0.006)), red)
     mask = canvas.lines(wrinkles, 0.0006, 0.0004)
     canvas.colour(mask, (0.86, 0.78, 0.76))
     canvas.height -= 0.0004 * mask
-    tendons = [np.array([j[0] * 0.85 + 0.15 * j[base], 0.5 * (j[0] + j[base]), 0.93 * j[base] + 0.07 * j[0]]) for base in (5, 9, 13, 17)]
-    canvas.height += 0.0011 * canvas.lines(tendons, 0.0028, 0.0018)
+    tendons = [
+        np.array([j[0] * 0.85 + 0.15 * j[base], 0.5 * (j[0] + j[base]), 0.93 * j[base] + 0.07 * j[0]])
+        for base in (5, 9, 13, 17)
+    ]
+    canvas.height += 0.0009 * canvas.lines(tendons, 0.0028, 0.0018)
     veins = []
     for a, b in ((5, 9), (9, 13), (13, 17)):
         root = 0.55 * j[a] + 0.45 * j[b] + [0.006, 0.0]
         points = [root + s * (j[0] - root) + generator.normal(0, (0.002, 0.0028)) for s in (0.0, 0.25, 0.5, 0.75, 1.1)]
-        veins.append(np.array(points + [j[0] + [0.06, generator.normal(0, 0.012)], j[0] + [0.12, generator.normal(0, 0.014)]]))
+        veins.append(
+            np.array(points + [j[0] + [0.06, generator.normal(0, 0.012)], j[0] + [0.12, generator.normal(0, 0.014)]])
+        )
     mask = canvas.lines(veins, 0.0022, 0.0014)
     canvas.colour(mask, (0.93, 0.97, 0.985))
-    canvas.height += 0.0006 * mask
+    canvas.height += 0.0004 * mask
     return canvas.finish(SkinTextures.relief)

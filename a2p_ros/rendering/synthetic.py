@@ -120,7 +120,9 @@ class SyntheticCamera:
         # Some wear sleeves to the wrist, some have them rolled up, some arms are bare.
         start = float(generator.choice([0.07, 0.14, 0.50])) if seed else 0.13
         sleeve = Sleeve(start, colour) if start < 0.4 else None
-        self._arms = Pair(*(ArmMesh(model, textures, TONES[tone], sleeve) for model in (self.models.left, self.models.right)))
+        self._arms = Pair(
+            *(ArmMesh(model, textures, TONES[tone], sleeve) for model in (self.models.left, self.models.right))
+        )
         self._background = paint_room(width, height, generator)
         side = generator.choice([-1.0, 1.0])
         self.lights = Lights(key_direction=(side * generator.uniform(0.3, 0.6), -0.8, -generator.uniform(0.4, 0.7)))
@@ -169,7 +171,13 @@ class SyntheticCamera:
             near = np.concatenate(list(spheres.values())) if reach < 0.25 else spheres[side]
             state = states[side]
             out += self._arms[side].surfaces(
-                hand.vertices, state.global_orient, hand.wrist, state.forearm, id=SKIN_IDS[side], spheres=near, key_direction=key
+                hand.vertices,
+                state.global_orient,
+                hand.wrist,
+                state.forearm,
+                id=SKIN_IDS[side],
+                spheres=near,
+                key_direction=key,
             )
         return out
 
@@ -180,7 +188,9 @@ class SyntheticCamera:
         with torch.inference_mode():
             rest_wrist = model.with_shape(betas).joints[0, 0].numpy()
             transl = (state.wrist - rest_wrist).astype(np.float32)
-            out = model.forward(betas, torch.from_numpy(rotations.astype(np.float32))[None], torch.from_numpy(transl)[None])
+            out = model.forward(
+                betas, torch.from_numpy(rotations.astype(np.float32))[None], torch.from_numpy(transl)[None]
+            )
         joints = out.joints[0].numpy().astype(np.float64)
         keypoints = self.camera.project(joints)
         return HandTruth(
@@ -217,9 +227,8 @@ class _NoiseTile:
 
     def __init__(self, width: int, height: int, deviation: float, generator: np.random.Generator) -> None:
         shape = (height + self._SPARE, width + self._SPARE, 3)
-        noise = generator.standard_normal(shape, np.float32)
         # Demosaicing and compression leave the noise a little coarser than a pixel.
-        noise = cv2.GaussianBlur(noise, (0, 0), 0.6)
+        noise = np.asarray(cv2.GaussianBlur(generator.standard_normal(shape, np.float32), (0, 0), 0.6))
         self._tile = np.round(noise * (deviation / noise.std())).astype(np.int16)
         self._seed = int(generator.integers(2**31))
 

@@ -54,7 +54,8 @@ def render_hands_3d(
     """
     if not len(vertices) or not len(vertices) == len(faces) <= len(colours):
         raise InputError(
-            f"expected as many vertices as faces and colours for each, got {len(vertices)}, {len(faces)}, {len(colours)}"
+            "expected as many vertices as faces and colours for each, "
+            f"got {len(vertices)}, {len(faces)}, {len(colours)}"
         )
     points = [np.asarray(v, np.float64) for v in vertices]
     low, high = np.concatenate(points).min(0), np.concatenate(points).max(0)
