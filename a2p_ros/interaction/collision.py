@@ -108,15 +108,22 @@ def inside_vertices(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair
     )
 
 
-def signed_loss(meshes: Pair[CollisionMesh], vertices: Pair[Tensor], rho: float = SIGNED_RHO) -> Float[Tensor, "batch"]:
+def signed_loss(
+    meshes: Pair[CollisionMesh],
+    vertices: Pair[Tensor],
+    rho: float = SIGNED_RHO,
+    found: Pair[InsideVertices] | None = None,
+) -> Float[Tensor, "batch"]:
     """L_collision of eq. 3, signed: sum of w r^2 / (r^2 + rho^2) over vertices inside the other hand.
 
     ``r`` [m] is the distance to the nearest surface, ``w`` the vertex' share of the area over the mean share:
     without it, finely meshed fingertips outweigh palms. Hands that only touch have zero loss and gradient.
+    ``found`` is what ``inside_vertices`` gave for these hands, or for nearly the same ones a step ago.
     """
     closed = Pair(*_closed(meshes, vertices))
     total = _zero(closed.left, closed.right)
-    for (side, points), (_, hits) in zip(closed.items(), inside_vertices(meshes, closed).items(), strict=True):
+    found = inside_vertices(meshes, closed) if found is None else found
+    for (side, points), (_, hits) in zip(closed.items(), found.items(), strict=True):
         if len(hits.batch):
             gap = points[hits.batch, hits.vertex] - hits.surface.on(closed[side.other])
             squared = gap.square().sum(-1)
