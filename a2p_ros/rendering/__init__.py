@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from a2p_ros.rendering.clip import ClipCamera, open_synthetic
     from a2p_ros.rendering.renderer import Lights, Look, Renderer, Surface
-    from a2p_ros.rendering.synthetic import HandTruth, SyntheticCamera, SyntheticFrame
+    from a2p_ros.rendering.synthetic import SyntheticCamera
+    from a2p_ros.rendering.truth import HandTruth, SyntheticFrame
     from a2p_ros.rendering.views import render_hands_3d
 
 _HOMES = {
     "ClipCamera": "clip",
-    "HandTruth": "synthetic",
+    "HandTruth": "truth",
     "Lights": "renderer",
     "Look": "renderer",
     "Renderer": "renderer",
     "Surface": "renderer",
     "SyntheticCamera": "synthetic",
-    "SyntheticFrame": "synthetic",
+    "SyntheticFrame": "truth",
     "open_synthetic": "clip",
     "render_hands_3d": "views",
 }

@@ -12,9 +12,10 @@ import cv2
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.errors import MissingDependencyError, SourceError
+from a2p_ros.rendering.truth import SyntheticFrame
 
 if TYPE_CHECKING:
-    from a2p_ros.rendering.synthetic import SyntheticCamera, SyntheticFrame
+    from a2p_ros.rendering.synthetic import SyntheticCamera
 
 CLIP = Path(__file__).parent / "assets" / "two_hands.mp4"
 _LOG = logging.getLogger(__name__)
@@ -64,8 +65,6 @@ class ClipCamera:
             raise SourceError(f"OpenCV cannot open the clip {path}")
 
     def __iter__(self) -> Iterator[SyntheticFrame]:
-        from a2p_ros.rendering.synthetic import SyntheticFrame
-
         self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
         count, since_start = 0, 0
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,47 +19,13 @@ from a2p_ros.rendering.motion import HandState, Motion
 from a2p_ros.rendering.occlusion import occluders
 from a2p_ros.rendering.renderer import Labels, Lights, Renderer, Surface
 from a2p_ros.rendering.skin import TONES, paint_skin
+from a2p_ros.rendering.truth import HandTruth, SyntheticFrame
 from a2p_ros.rotations import matrix_to_axis_angle
 from a2p_ros.types import Box, Image, Pair, Side
 
 #: Numbers of the skin in the mask of ids; the sleeve has the next one.
 SKIN_IDS: Pair[int] = Pair(left=1, right=3)
 _SLEEVES = ((0.06, 0.10, 0.20), (0.30, 0.32, 0.34), (0.22, 0.05, 0.06), (0.05, 0.14, 0.11), (0.50, 0.46, 0.38))
-
-
-@dataclass(frozen=True)
-class HandTruth:
-    """What was drawn of one hand, camera frame [m].
-
-    ``global_orient``, ``hand_pose`` (axis-angle [rad], flat hand at zero), ``betas`` and ``transl`` are the
-    parameters of the hand model of ``side``; ``transl`` is MANO's, not the wrist. ``keypoints_px`` are the joints
-    (OpenPose order) projected into the image [px] and ``box`` is tight around them. ``vertices`` are the model's.
-    """
-
-    side: Side
-    joints: Float[np.ndarray, "21 3"]
-    vertices: Float[np.ndarray, "v 3"]
-    global_orient: Float[np.ndarray, "3"]
-    hand_pose: Float[np.ndarray, "45"]
-    betas: Float[np.ndarray, "10"]
-    transl: Float[np.ndarray, "3"]
-    keypoints_px: Float[np.ndarray, "21 2"]
-    box: Box
-
-    @property
-    def wrist(self) -> Float[np.ndarray, "3"]:
-        """The wrist joint [m]."""
-        return self.joints[0]
-
-
-@dataclass(frozen=True)
-class SyntheticFrame:
-    """One picture, its time since the start [s], its camera and what was drawn (None: from a clip without truth)."""
-
-    image: Image
-    stamp: float
-    camera: CameraModel
-    truth: Pair[HandTruth] | None
 
 
 class SyntheticCamera:
