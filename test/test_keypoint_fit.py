@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from made_hands import MODELS, NO_SHIFT, MadeHand, make_hand, seen_by, smplx_joints
 from scipy.spatial.transform import Rotation
 
@@ -299,6 +300,21 @@ def test_pose_makes_the_joints_that_it_comes_with() -> None:
         pose = fit_one(hand, seen_by(hand, CAMERA))
         joints = smplx_joints(side, pose.global_orient, pose.hand_pose, np.zeros(3), pose.betas)
         np.testing.assert_allclose(joints - joints[0], pose.joints, atol=2e-6)
+
+
+def test_a_model_with_pose_corrected_tips_gives_its_own_joints() -> None:
+    """MANO's fingertips move with the pose: the fit takes them for rigid, what it returns does not."""
+    noise = np.random.default_rng(18).normal(0, 2e-4, (135, 3 * MODELS.right.n_vertices))
+    right = dataclasses.replace(MODELS.right, posedirs=torch.as_tensor(noise, dtype=torch.float32))
+    models = Pair(right.mirrored(), right)
+    rng = np.random.default_rng(19)
+    hand = make_hand(Side.LEFT, rng, CAMERA)
+    pose = KeypointFit(models, landmark_shift=NO_SHIFT)(Pair(seen_by(hand, CAMERA), None), CAMERA).left
+    assert pose is not None
+    turns = torch.as_tensor(np.concatenate([pose.global_orient[None], pose.hand_pose])[None], dtype=torch.float32)
+    joints = models.left.joints(torch.as_tensor(pose.betas[None], dtype=torch.float32), turns, torch.zeros(1, 3))[0]
+    np.testing.assert_allclose(pose.joints, (joints - joints[0]).numpy(), atol=1e-6)
+    assert joint_error(pose, hand) < 0.01
 
 
 def test_a_tracked_pair_is_fitted_within_its_time() -> None:
