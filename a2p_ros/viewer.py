@@ -146,7 +146,7 @@ class HandViewer:
             section_size=0.5,
             cell_color=(70, 74, 82),
             section_color=(104, 110, 120),
-            position=(0.0, 0.32, 0.5),
+            position=(0.0, 0.45, 0.6),
         )
         self._frustum = scene.add_camera_frustum(
             "/camera",

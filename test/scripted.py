@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from a2p_ros.camera import CameraModel
+from a2p_ros.config import PipelineConfig
 from a2p_ros.hand import load_hand_models
 from a2p_ros.types import Box, HandPose, Pair, PlacedHand, Side, Status, TwoHands
 
@@ -63,3 +64,29 @@ def two_hands(left: PlacedHand | None, right: PlacedHand | None, stamp: float = 
         hand_model="open_hand",
         latency=0.021,
     )
+
+
+class ScriptedPipeline:
+    """Answers a left hand on even frames and a right hand on all, without looking at the image."""
+
+    model_id = "scripted"
+    resets = 0
+
+    def __init__(self, config=None) -> None:
+        self.config = config or PipelineConfig()
+        self.hand_models = load_hand_models()
+        self._left, self._right = placed_hand(Side.LEFT, (-0.1, 0, 0.5))[0], placed_hand(Side.RIGHT, (0.1, 0, 0.5))[0]
+        self._count = 0
+
+    def __call__(self, image, camera, stamp) -> TwoHands:
+        self._count += 1
+        return two_hands(self._left if self._count % 2 else None, self._right, stamp)
+
+    def mesh(self, hand):
+        return placed_hand(hand.side, tuple(hand.wrist))[1]
+
+    def warm_up(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        type(self).resets += 1

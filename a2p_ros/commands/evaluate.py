@@ -49,7 +49,7 @@ def _add_synthetic(kinds: Any) -> None:
         "synthetic",
         help="rendered moving hands, against the truth",
         description="Errors on the synthetic camera, where the truth is known. A frame counts as interacting where the "
-        "boxes of the two true hands overlap. A pair is one frame, so wrist errors hold the smoother's lag too.",
+        "boxes of the two true hands overlap. The frames are a stream, so errors hold the lag of the smoothing.",
     )
     parser.add_argument("--n", type=int, default=300, help="frames")
     parser.add_argument("--seed", type=int, default=0, help="seed of the movement and the look")

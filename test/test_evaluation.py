@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scripted import ScriptedPipeline, placed_hand, two_hands
+
+from a2p_ros import cli
+from a2p_ros.clip_evaluation import ClipScore, match, mirror_join, places_of
+from a2p_ros.mediapipe_peer import PeerHand
+from a2p_ros.metrics import mpjpe_mcp_scaled, mpjpe_wrist, mrrpe, pa_mpjpe, within
+from a2p_ros.sources import Frame, Source
+from a2p_ros.types import Box, Pair, Side, TwoHands
+
+
+def last_json(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def peer(box: Box, side: Side) -> PeerHand:
+    xs, ys = np.linspace(box.x0, box.x1, 21), np.linspace(box.y0, box.y1, 21)
+    return PeerHand(side, 0.9, np.stack([xs, ys], 1))
+
+
+def test_clip_scores_count_sides_recall_and_false_hands() -> None:
+    left, right = placed_hand(Side.LEFT, (-0.15, 0, 0.5))[0], placed_hand(Side.RIGHT, (0.15, 0, 0.5))[0]
+    places = places_of("left", 640, joined=True)
+    assert [place.side for place in places] == [Side.LEFT, Side.RIGHT]
+    score = ClipScore()
+    score.add(two_hands(left, right), [peer(left.box, Side.LEFT), peer(right.box, Side.RIGHT)], places)
+    score.add(two_hands(left, None), [peer(right.box, Side.RIGHT)], places)
+    result = score.result()
+    assert result["recall"] == 0.75 and result["mediapipe_recall"] == 0.75
+    assert result["side_accuracy"] == 1.0 and result["false_hands"] == 0 and result["swaps"] == 0
+    assert result["exact_frames"] == 0.5 and result["frames"] == 2
+
+
+def test_clip_scores_count_swaps_and_wrong_sides() -> None:
+    near, far = (-0.15, 0.0, 0.5), (0.15, 0.0, 0.5)
+    places = places_of("left", 640, joined=True)
+    score = ClipScore()
+    score.add(two_hands(placed_hand(Side.LEFT, near)[0], placed_hand(Side.RIGHT, far)[0]), [], places)
+    score.add(two_hands(placed_hand(Side.LEFT, far)[0], placed_hand(Side.RIGHT, near)[0]), [], places)
+    result = score.result()
+    assert result["swaps"] == 2 and result["side_accuracy"] == 0.5 and result["mediapipe_recall"] == 0.0
+
+
+def test_clip_scores_without_known_sides_go_by_the_reference() -> None:
+    right = placed_hand(Side.RIGHT, (0.15, 0, 0.5))[0]
+    shifted = PeerHand(Side.LEFT, 0.9, right.keypoints_px + np.array([0.15 * right.box.size, 0]))
+    score = ClipScore()
+    score.add(two_hands(None, right), [shifted], [])
+    score.add(two_hands(None, right), [], [])
+    result = score.result()
+    assert result["pck_010"] == 0.0 and result["pck_020"] == 1.0
+    assert result["recall"] == 1.0 and result["false_hands"] == 1 and result["side_accuracy"] == 0.0
+
+
+def test_matching_gives_each_box_once() -> None:
+    a, b = Box(0, 0, 10, 10), Box(100, 0, 110, 10)
+    assert match([a, b], [b, a, a]) in ([(1, 0), (0, 1)], [(1, 0), (0, 2)])
+    assert match([a], [b]) == []
+
+
+def test_mirror_join_puts_the_mirror_image_on_the_right() -> None:
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    joined = mirror_join(image)
+    np.testing.assert_array_equal(joined[:, :3], image)
+    np.testing.assert_array_equal(joined[:, 3:], image[:, [2, 1, 0]])
+
+
+def test_metrics_are_invariant_where_their_protocol_says_so() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(21, 3))
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    turn = turn * np.sign(np.linalg.det(turn))
+    assert mpjpe_wrist(truth + 5.0, truth) == pytest.approx(0, abs=1e-12)
+    assert mpjpe_wrist(truth * 1.1, truth) > 1e-2
+    assert mpjpe_mcp_scaled(truth * 1.7 - 3.0, truth) == pytest.approx(0, abs=1e-12)
+    assert pa_mpjpe(2.5 * truth @ turn.T + 1.0, truth) == pytest.approx(0, abs=1e-9)
+    assert pa_mpjpe(truth * (1, 1, -1), truth) > 1e-2, "a reflection is no similarity"
+    offset = np.array([0.0, 0.03, 0.04])
+    assert mpjpe_wrist(truth + offset * (np.arange(21) > 0)[:, None], truth) == pytest.approx(0.05 * 20 / 21)
+    assert mrrpe(truth[0] + offset, truth[1], truth[0], truth[1]) == pytest.approx(0.05)
+    assert within(np.zeros((2, 2)), np.array([[3.0, 4.0], [0.0, 5.1]]), 50.0, 0.1).tolist() == [True, False]
+
+
+def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
+    """A pipeline that answers the truth moved by 30 mm: the wrist is off by that, and nothing else is."""
+    hands = [placed_hand(side, (x, 0.0, 0.5)) for side, x in ((Side.LEFT, -0.15), (Side.RIGHT, 0.15))]
+
+    class Truth:
+        def __init__(self, hand, vertices) -> None:
+            self.joints, self.vertices, self.wrist = hand.joints, vertices, hand.joints[0]
+            self.keypoints_px, self.box = hand.keypoints_px, hand.box
+
+    class Made(Source):
+        def __iter__(self):
+            for number in range(4):
+                yield Frame(np.zeros((720, 1280, 3), np.uint8), number / 30, None, Pair(*(Truth(*h) for h in hands)))
+
+    class Moved(ScriptedPipeline):
+        model_id = "keypoint_fit"
+
+        def __call__(self, image, camera, stamp) -> TwoHands:
+            left, right = hands[0][0], hands[1][0]
+            moved = dataclasses.replace(right, wrist=right.wrist + (0.03, 0, 0), joints=right.joints + (0.03, 0, 0))
+            return two_hands(left if stamp else None, moved, stamp)
+
+        def mesh(self, hand):
+            vertices = hands[0 if hand.side is Side.LEFT else 1][1]
+            return vertices + (hand.wrist - hands[0 if hand.side is Side.LEFT else 1][0].wrist)
+
+    monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", Moved)
+    monkeypatch.setattr("a2p_ros.sources.open_source", lambda spec: Made())
+    assert cli.main(["eval", "synthetic", "--n", "4", "--json"]) == 0
+    result = last_json(capsys)
+    single, none = result["single"]["keypoint_fit"], result["interacting"]["keypoint_fit"]
+    assert result["n"] == 4 and single["recall"] == pytest.approx(7 / 8) and none["recall"] is None
+    assert single["mpjpe_wrist_mm"] == pytest.approx(0, abs=1e-6)
+    assert single["mpvpe_wrist_mm"] == pytest.approx(0, abs=1e-3)
+    assert single["mrrpe_mm"] == pytest.approx(30.0)
+    assert result["by_hand"]["right"]["wrist_error_mm"] == pytest.approx(30.0)
+    assert result["by_hand"]["left"]["wrist_error_mm"] == pytest.approx(0.0, abs=1e-6)
+    assert result["by_distance"]["0.4-0.6"]["hands"] == 8 and result["false_hands"] == 0
+
+
+def test_a_source_without_truth_cannot_be_scored(monkeypatch, capsys) -> None:
+    class Bare(Source):
+        def __iter__(self):
+            yield Frame(np.zeros((72, 128, 3), np.uint8), 0.0)
+
+    monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", ScriptedPipeline)
+    monkeypatch.setattr("a2p_ros.sources.open_source", lambda spec: Bare())
+    assert cli.main(["eval", "synthetic", "--n", "1"]) == 2
+    assert "has no truth: rendering needs EGL" in capsys.readouterr().err
