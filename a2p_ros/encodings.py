@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from a2p_ros.errors import InputError
 from a2p_ros.image_io import check_size, decode_image
@@ -24,6 +25,7 @@ class ImageMessage(Protocol):
     height: int
     width: int
     step: int
+    is_bigendian: Any
     data: Any
 
 
@@ -69,6 +71,22 @@ DIRECT_ENCODINGS: tuple[str, ...] = tuple(name.replace("uc", "UC") for name in _
 _DEPTH = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
 
 
+def depth_to_metres(message: ImageMessage) -> Float32[np.ndarray, "height width"]:
+    """Depth [m] of a ``sensor_msgs/Image`` as REP 118 has it: 16UC1 [mm], 0 = not measured, or 32FC1 [m], NaN likewise.
+
+    Raises:
+        InputError: another encoding, or size, step and data contradict one another.
+    """
+    kind = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}.get(message.encoding)
+    name = f"depth ({message.encoding})"
+    if kind is None:
+        raise InputError(f"{name}: expected a depth image of encoding 16UC1 [mm] or 32FC1 [m]")
+    pixel = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+    values = _rows(message, name, int(message.height), int(message.width) * pixel.itemsize)
+    values = values.view(pixel).astype(np.float32)
+    return values / np.float32(1000) if kind is np.uint16 else values
+
+
 def image_to_rgb(message: ImageMessage, *, bridge: Callable[[], Any] | None = None) -> Image:
     """RGB of a ``sensor_msgs/Image``; an unpadded ``rgb8`` is a view of the message's own buffer.
 
@@ -82,27 +100,32 @@ def image_to_rgb(message: ImageMessage, *, bridge: Callable[[], Any] | None = No
     layout = _LAYOUTS.get(message.encoding.lower())
     if layout is None:
         return _through_cv_bridge(message, bridge or _no_bridge)
-    width, height, step = int(message.width), int(message.height), int(message.step)
+    width, height = int(message.width), int(message.height)
     name = f"image ({message.encoding})"
     check_size(width, height, name=name)
     if layout.even_width and (width % 2 or (layout.planar_420 and height % 2)):
         raise InputError(f"{name}: {width} x {height} pixels, but chroma is shared by pairs, so the size must be even")
-    row_bytes = width * layout.channels
     rows = height * 3 // 2 if layout.planar_420 else height
+    pixels = _rows(message, name, rows, width * layout.channels).reshape(rows, width, layout.channels)
+    if layout.code is None:
+        return pixels
+    return cv2.cvtColor(pixels, layout.code)
+
+
+def _rows(message: ImageMessage, name: str, rows: int, row_bytes: int) -> UInt8[np.ndarray, "rows row_bytes"]:
+    """The bytes of each row without padding: a view of the message's buffer where there is none."""
+    check_size(int(message.width), int(message.height), name=name)
+    step = int(message.step)
     if step < row_bytes:
-        raise InputError(f"{name}: step is {step} bytes, but a row of {width} pixels takes {row_bytes}")
+        raise InputError(f"{name}: step is {step} bytes, but a row of {message.width} pixels takes {row_bytes}")
     buffer = np.frombuffer(message.data, np.uint8)
     if buffer.size not in (step * rows, step * (rows - 1) + row_bytes):
         what = "cut off" if buffer.size < step * rows else "too long"
         raise InputError(
             f"{name}: data is {what}: {buffer.size} bytes, expected {step * rows} (step {step} x {rows} rows)"
         )
-    pixels = np.lib.stride_tricks.as_strided(
-        buffer, (rows, width, layout.channels), (step, layout.channels, 1), writeable=False
-    )
-    if layout.code is None:
-        return np.ascontiguousarray(pixels)
-    return cv2.cvtColor(np.ascontiguousarray(pixels), layout.code)
+    padded = np.lib.stride_tricks.as_strided(buffer, (rows, row_bytes), (step, 1), writeable=False)
+    return np.ascontiguousarray(padded)
 
 
 def compressed_to_rgb(message: CompressedMessage) -> Image:

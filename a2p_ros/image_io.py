@@ -105,3 +105,12 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
             return size
         at += 2 + length
     raise InputError(f"{name}: JPEG of {len(data)} bytes ends inside its header; the data is cut off")
+
+
+def check_image(image: Image) -> None:
+    """Raise InputError unless this is an RGB image of 8 bit with at least one pixel."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"image: expected RGB uint8 (height, width, 3), got {what}")
+    if image.size == 0:
+        raise InputError(f"image: expected at least one pixel, got {image.shape[1]} x {image.shape[0]}")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,12 +15,15 @@ from a2p_ros.depth_scale import DepthScale
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.landmarks import LandmarkModel
 from a2p_ros.detection.tracking import HandTracker
-from a2p_ros.errors import ConfigError, InputError
+from a2p_ros.errors import ConfigError
 from a2p_ros.hand import hand_length, load_hand_models
+from a2p_ros.image_io import check_image
 from a2p_ros.keypoint_fit import KeypointFit
 from a2p_ros.placement import place
 from a2p_ros.smoothing import HandSmoother
+from a2p_ros.timing import StageClock
 from a2p_ros.types import Box, Detection, HandKeypoints, Image, Pair, PlacedHand, Side, Status, TwoHands
+from a2p_ros.warm_up import made_up_keypoints
 
 
 class TwoHandPipeline:
@@ -86,9 +86,14 @@ class TwoHandPipeline:
 
         status = self._status(keypoints, hands)
         metric = self._hand_length > 0 and not camera.assumed
-        if depth is not None and self.config.placement.hand_length == 0:
+        if depth is not None and self.wants_depth:
             self._measure_length(hands, camera, depth)
         return self._answer(hands, status, stamp, metric, clock)
+
+    @property
+    def wants_depth(self) -> bool:
+        """Whether a depth image would still tell something."""
+        return self.config.placement.hand_length == 0 and not self.depth_scale.frozen
 
     @property
     def _hand_length(self) -> float:
@@ -173,10 +178,16 @@ class TwoHandPipeline:
         self._fit_with_length()
 
     def warm_up(self) -> None:
-        """Run every stage once, so that the first frame is as fast as the others."""
+        """Run every stage once, so that the first frame is as fast as the others, and forget it again."""
         image = np.full((480, 640, 3), 127, np.uint8)
+        camera = CameraModel.assume(640, 480, self.config.placement.assumed_fov)
         self.detector(image)
         self.landmarks(image, [Detection(Box(220, 140, 420, 340), score=1.0)])
+        poses = self.regressor(Pair(*(made_up_keypoints(self.hand_models[side], camera) for side in Side)), camera)
+        for hand in self.smoother(place(poses, camera, self.hand_models), camera, 0.0).items():
+            if hand[1] is not None:
+                self.mesh(hand[1])
+        self.reset()
 
     def update(self, config: PipelineConfig) -> None:
         """Take settings over that may change at run time.
@@ -194,32 +205,3 @@ class TwoHandPipeline:
         self.landmarks.min_size = config.landmarks.min_size
         self._fit_with_length()
         self.smoother.update(config.smoothing)
-
-
-def check_image(image: Image) -> None:
-    """Raise InputError unless this is an RGB image of 8 bit with at least one pixel."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"image: expected RGB uint8 (height, width, 3), got {what}")
-    if image.size == 0:
-        raise InputError(f"image: expected at least one pixel, got {image.shape[1]} x {image.shape[0]}")
-
-
-class StageClock:
-    """Seconds spent in each named stage, and in all since it was made."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._begun = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time the block as ``stage``."""
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - begun
-
-    @property
-    def total(self) -> float:
-        """Seconds since this clock was made."""
-        return time.perf_counter() - self._begun

@@ -23,6 +23,7 @@ SHARE = Path(__file__).parents[1]
 ARGUMENTS: dict[str, tuple[str, str, list[str] | None]] = {
     "image_topic": ("", "Topic of the images, e.g. /camera/image_raw.", None),
     "camera_info_topic": ("", "Topic of the CameraInfo; empty = camera_info beside the images.", None),
+    "depth_topic": ("", "Topic of depth images aligned with the images; they set the metric scale.", None),
     "compressed": ("", "The images are JPEG or PNG pictures (image_transport compressed).", ["", "true", "false"]),
     "source": (
         "",
@@ -55,6 +56,7 @@ ARGUMENTS: dict[str, tuple[str, str, list[str] | None]] = {
 HANDS_PARAMETERS = {
     "image_topic": ("image_topic", str),
     "camera_info_topic": ("camera_info_topic", str),
+    "depth_topic": ("depth_topic", str),
     "compressed": ("compressed", bool),
     "device": ("device.device", str),
     "hand_length": ("placement.hand_length", float),

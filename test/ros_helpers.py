@@ -172,6 +172,8 @@ class ScriptedPipeline:
     stamps: list[float] = field(default_factory=list)
     cameras: list[Any] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
+    depths: list[np.ndarray | None] = field(default_factory=list)
+    wants_depth: bool = True
     resets: int = 0
     warmed: bool = False
     model_id: str = "scripted"
@@ -202,8 +204,9 @@ class ScriptedPipeline:
         """Four corners."""
         return np.float32(placed.joints[[0, 5, 9, 17]])
 
-    def __call__(self, image: np.ndarray, camera: Any, stamp: float) -> TwoHands:
+    def __call__(self, image: np.ndarray, camera: Any, stamp: float, depth: np.ndarray | None = None) -> TwoHands:
         """The script's answer."""
+        self.depths.append(depth)
         if self.delay:
             time.sleep(self.delay)
         self.images.append(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from a2p_ros.config import DetectionConfig, DeviceConfig
+from a2p_ros.errors import DeviceError
 from a2p_ros.types import Detection, Image
 
 
@@ -37,4 +38,9 @@ def make_detector(config: DetectionConfig, device: DeviceConfig) -> Detector:
         return RtmDetector(config, device)
     from a2p_ros.detection.palm import PalmDetector
 
+    if device.device not in ("auto", "cpu"):
+        raise DeviceError(
+            f"device {device.device!r}: MediaPipe's models run on the CPU only; take device auto or cpu, or detection "
+            "backend rtmdet"
+        )
     return PalmDetector(config, device)

@@ -30,6 +30,7 @@ from a2p_ros.config import PipelineConfig
 from a2p_ros.errors import A2PError
 from a2p_ros.ros.camera_info import CalibrationKeeper, camera_info_topic, is_rectified
 from a2p_ros.ros.compatibility import subscription_events
+from a2p_ros.ros.depth import DepthKeeper
 from a2p_ros.ros.diagnostics import ERROR, WARN, Statistics, statistics_values, status_message
 from a2p_ros.ros.outputs import Outputs
 from a2p_ros.ros.parameters import Settings
@@ -124,6 +125,7 @@ class HandsNode(LifecycleNode):
         info_topic = config.camera_info_topic or camera_info_topic(image_topic)
         rectified = is_rectified(image_topic, config.image_rectified)
         self._calibration = CalibrationKeeper(self.resolve_topic_name(info_topic), rectified=rectified)
+        depth = DepthKeeper() if config.depth_topic else None
         assert self._outputs is not None
         self._processor = Processor(
             self.pipeline,
@@ -134,6 +136,7 @@ class HandsNode(LifecycleNode):
             self.statistics,
             self.get_clock(),
             self.get_logger(),
+            depth,
         )
         self._processor.reset()
         self._active = True
@@ -142,6 +145,17 @@ class HandsNode(LifecycleNode):
         try:
             compressed = config.compressed or config.image_topic.endswith("/compressed")
             self._subscribe(image_topic, info_topic, compressed=compressed)
+            if depth is not None:
+                topic = config.depth_topic
+                self._image_subscriptions.append(
+                    self.create_subscription(
+                        ImageMessage,
+                        topic,
+                        depth.store,
+                        newest_only(),
+                        event_callbacks=subscription_events(self, topic, self._on_mismatch),
+                    )
+                )
         except Exception as error:  # noqa: BLE001 - rclpy would swallow it; its errors share no base
             self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
             self._stop()

@@ -1,6 +1,7 @@
 """``config/hands.yaml``, written from the configuration classes so that it cannot say anything else.
 
 python -m a2p_ros.ros.parameter_file > config/hands.yaml
+python -m a2p_ros.ros.parameter_file --markdown  # the tables of README.md
 """
 
 from __future__ import annotations
@@ -28,12 +29,19 @@ Row = tuple[str, Any, Setting, Any]
 
 def parameter_file() -> str:
     """The text of the file."""
+    return _HEADER + "".join(_section(node, rows) for node, rows in parameters().items())
+
+
+def parameter_tables() -> str:
+    """The same as Markdown tables, for README.md."""
+    return "\n".join(_table(node, rows) for node, rows in parameters().items())
+
+
+def parameters() -> dict[str, list[Row]]:
+    """(name, type, setting, default) of every parameter of each node."""
     pipeline = PipelineConfig().flat()
-    hands = [
-        *_rows(NodeConfig),
-        *((name, kind, info, pipeline[name]) for name, kind, info in PipelineConfig.flat_settings()),
-    ]
-    return _HEADER + _section("hands_node", hands) + _section("camera_node", _rows(CameraConfig))
+    stages = [(name, kind, info, pipeline[name]) for name, kind, info in PipelineConfig.flat_settings()]
+    return {"hands_node": [*_rows(NodeConfig), *stages], "camera_node": _rows(CameraConfig)}
 
 
 def _rows(config: type[Any]) -> list[Row]:
@@ -55,6 +63,14 @@ def _section(node: str, rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _table(node: str, rows: Iterable[Row]) -> str:
+    lines = ["", f"| `{node}` | default | meaning |", "|---|---|---|"]
+    for name, kind, info, default in rows:
+        mark = " \N{CLOCKWISE OPEN CIRCLE ARROW}" if info.runtime else ""
+        lines.append(f"| `{name}`{mark} | `{_scalar(default)}` | {info.text}{_limits(kind, info)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _limits(kind: Any, info: Setting) -> str:
     if typing.get_origin(kind) is Literal:
         return f" One of {', '.join(typing.get_args(kind))}."
@@ -68,4 +84,4 @@ def _scalar(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(parameter_file())
+    sys.stdout.write(parameter_tables() if "--markdown" in sys.argv[1:] else parameter_file())

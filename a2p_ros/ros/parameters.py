@@ -40,6 +40,11 @@ class NodeConfig(Checked):
         False, "Subscribe to JPEG or PNG pictures (sensor_msgs/CompressedImage) on `/compressed` under the image topic."
     )
     camera_info_topic: str = setting("", "Topic of the CameraInfo; empty = `camera_info` beside the image topic.")
+    depth_topic: str = setting(
+        "",
+        "Topic of depth images aligned with the colour images, of the same stamps, 16UC1 [mm] or 32FC1 [m]: the hand "
+        "is measured in them, which sets the metric scale unless placement.hand_length does. Empty = none.",
+    )
     image_rectified: Literal["auto", "yes", "no"] = setting(
         "auto",
         "Whether the images are rectified, so that P holds and not K and D; auto = when the topic's last part has "

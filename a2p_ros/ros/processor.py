@@ -25,6 +25,7 @@ from a2p_ros.errors import A2PError, InputError
 from a2p_ros.rendering.overlay import OverlayInfo
 from a2p_ros.ros.camera_info import CalibrationKeeper
 from a2p_ros.ros.conversions import two_hands_message
+from a2p_ros.ros.depth import DepthKeeper
 from a2p_ros.ros.diagnostics import ERROR, Statistics
 from a2p_ros.ros.images import message_to_rgb
 from a2p_ros.ros.outputs import Outputs, Picture
@@ -61,10 +62,12 @@ class Processor:
         statistics: Statistics,
         clock: Clock,
         logger: Any = None,
+        depth: DepthKeeper | None = None,
     ) -> None:
         self._pipeline, self._outputs, self._calibration = pipeline, outputs, calibration
         self._settings, self._watchdog, self._statistics, self._clock = settings, watchdog, statistics, clock
         self._logger = logger or get_logger("hands_node")
+        self._depth = depth
         self._requests = threading.Lock()
         self._reset_wanted = False
         self._config_wanted: PipelineConfig | None = None
@@ -113,7 +116,7 @@ class Processor:
         height, width = image.shape[:2]
         camera = self._camera(width, height, header.frame_id)
         self._prepare((width, height, camera))
-        hands = self._pipeline(image, camera, stamp)
+        hands = self._pipeline(image, camera, stamp, **self._depth_of(header, (height, width)))
         for stage, seconds in hands.timings.items():
             self._statistics.sample(stage, seconds)
         now = self._clock.now().nanoseconds
@@ -135,6 +138,24 @@ class Processor:
         view = camera or CameraModel.assume(width, height, self._settings.pipeline.placement.assumed_fov)
         info = OverlayInfo(fps=self._statistics.rate("latency"), latency=latency, assumed_camera=camera is None)
         self._outputs.views(message, hands, Picture(image, view, info), self._settings.node)
+
+    def _depth_of(self, header: Header, size: tuple[int, int]) -> dict[str, Any]:
+        """The depth image of a picture for the pipeline, while it has use for one; a bad one costs no hand."""
+        if self._depth is None or not self._pipeline.wants_depth:
+            self._statistics.problem("depth", "")
+            return {}
+        problem, topic = "", self._settings.node.depth_topic
+        try:
+            depth = self._depth.of_image(header.stamp.sec * 1_000_000_000 + header.stamp.nanosec)
+            if depth is None:
+                problem = f"no depth image of the pictures' stamps on {topic}"
+            elif depth.shape != size:
+                problem = f"depth images on {topic} are {depth.shape[1]} x {depth.shape[0]}, the pictures "
+                problem += f"{size[1]} x {size[0]}: use the driver's aligned depth"
+        except InputError as error:
+            problem = f"{topic}: {error}"
+        self._statistics.problem("depth", problem)
+        return {} if problem else {"depth": depth}
 
     def _publish_in_time(self, publish: Callable[[], None]) -> bool:
         """Publish unless images have stopped or hands were disabled meanwhile: the watchdog has the word then."""
