@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -118,7 +119,8 @@ class SyntheticCamera:
     def truth(self, index: int) -> Pair[HandTruth]:
         """What frame ``index`` shows, without drawing it."""
         states = self.motion.at(index % self.loop_frames / self.fps)
-        return Pair(*(self._pose(self.models[side], states[side]) for side in Side))
+        with _one_thread():
+            return Pair(*(self._pose(self.models[side], states[side]) for side in Side))
 
     def labels(self, index: int) -> Labels:
         """Depth [m] and ids (``SKIN_IDS``) of frame ``index``."""
@@ -201,6 +203,17 @@ class _NoiseTile:
         x, y = np.random.default_rng([self._seed, index]).integers(0, self._SPARE, 2)
         h, w = image.shape[:2]
         return cv2.add(image, self._tile[y : y + h, x : x + w], dtype=cv2.CV_8U)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait ten times longer for one another than one hand takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rest_joints(model: HandModel) -> Float[np.ndarray, "21 3"]:
