@@ -35,7 +35,7 @@ echo "$mode" >"$venv/a2p_mode"
 pip=("$venv/bin/python3" -m pip install --quiet)
 echo "Installing torch (${TORCH:=torch==2.13.0})"
 # shellcheck disable=SC2086  # TORCH may carry options
-"${pip[@]}" $TORCH "numpy<2" setuptools==79.0.1
+"${pip[@]}" $TORCH "numpy<2" setuptools==79.0.1 wheel
 
 echo "Installing the Python packages"
 packages=(-e ".[${ONNX:-cpu},render,viewer,bags,peer,training,dev]")
