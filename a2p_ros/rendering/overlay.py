@@ -134,7 +134,7 @@ def _draw_skeleton(canvas: Image, hand: PlacedHand, colour: Rgb, scale: float) -
     points = _fixed(hand.keypoints_px)
     # A hand 80 px wide needs thinner lines than one that fills the picture.
     size = float(np.clip(np.nan_to_num(hand.box.size / 220.0), 0.45, 1.4)) * scale
-    bone = max(round(3.4 * size), 1)
+    bone = max(round(3.4 * size), 2)
     for parent, child in BONES:
         cv2.line(canvas, points[parent], points[child], _PLATE, bone + 2, cv2.LINE_AA, _SHIFT)
     for number, (parent, child) in enumerate(BONES):
@@ -179,10 +179,15 @@ def _draw_status(canvas: Image, hands: TwoHands, info: OverlayInfo, scale: float
     if hands.repaired:
         parts.append("repaired")
     parts += [info.note] if info.note else []
-    pad = 8 * scale
-    right = _plate(canvas, "   ".join(parts), (pad, pad), scale, _PLATE)
-    if info.assumed_camera:
-        _plate(canvas, "assumed camera", (right + pad, pad), scale, _PLATE, ink=_WARN)
+    plates = [(part, _INK) for part in parts]
+    plates += [("assumed camera", _WARN)] if info.assumed_camera else []
+    pad = max(round(8 * scale), 2)
+    x, y = pad, pad
+    for text, ink in plates:
+        width, height = _text_size(text, scale)
+        if x > pad and x + width + 2 * pad > canvas.shape[1]:
+            x, y = pad, y + height + 3 * pad
+        x = _plate(canvas, text, (x, y), scale, _PLATE, ink=ink) + pad // 3
 
 
 def _text_size(text: str, scale: float) -> tuple[int, int]:
