@@ -217,6 +217,7 @@ def test_doctor_names_what_it_looks_at(capsys) -> None:
     expected = {"Python", "PyTorch", "onnxruntime", "models", "hand model", "renderer (EGL)", "ROS 2", "messages"}
     assert expected <= set(findings)
     assert findings["hand model"]["ok"] and "open_hand" in findings["hand model"]["text"]
+    assert findings["models"]["ok"] and "mediapipe" in findings["models"]["text"], findings["models"]
     for name, finding in findings.items():
         assert finding["text"], name
         assert finding["ok"] or finding["fix"], f"{name} is missing and nothing says what to type"

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         python,
         torch,
         onnxruntime,
-        mediapipe_models,
+        models,
         lambda: hand_model(args.hand_model),
         renderer,
         chromium,
@@ -103,12 +103,11 @@ def onnxruntime() -> Finding:
     return Finding("onnxruntime", True, text)
 
 
-def mediapipe_models() -> Finding:
-    """The default detector and landmark model, loaded for real."""
+def models() -> Finding:
+    """What the package would use: the default pipeline, loaded and run once."""
     code = (
-        "from a2p_ros.config import *; from a2p_ros.detection import LandmarkModel, make_detector; "
-        "d = make_detector(DetectionConfig(), DeviceConfig()); m = LandmarkModel(LandmarkConfig(), DeviceConfig()); "
-        "print(d.name, 'on', d.device, 'and', m.name, 'on', m.device)"
+        "from a2p_ros.pipeline import TwoHandPipeline\npipeline = TwoHandPipeline()\npipeline.warm_up()\n"
+        "print(', '.join(f'{stage}: {what}' for stage, what in pipeline.report().items()))"
     )
     ok, text = _ask(code)
     fix = "pip install ai-edge-litert && pip install --no-deps mediapipe==0.10.21"
@@ -120,12 +119,12 @@ def hand_model(folder: str) -> Finding:
     try:
         from a2p_ros.hand import load_hand_models
 
-        models = load_hand_models(folder)
+        hands = load_hand_models(folder)
     except (A2PError, ImportError) as error:
         fix = "a2p hand-model convert DIR" if folder else "install the package again"
         return Finding("hand model", False, _line(error), fix, _NEEDED)
     where = folder or "shipped with the package"
-    return Finding("hand model", True, f"{models.right.name}, {models.right.n_vertices} vertices, {where}", "", _NEEDED)
+    return Finding("hand model", True, f"{hands.right.name}, {hands.right.n_vertices} vertices, {where}", "", _NEEDED)
 
 
 def renderer() -> Finding:
