@@ -25,7 +25,6 @@ ARGUMENTS: dict[str, tuple[str, str, list[str] | None]] = {
     "camera_info_topic": ("", "Topic of the CameraInfo; empty = camera_info beside the images.", None),
     "depth_topic": ("", "Topic of depth images aligned with the images; they set the metric scale.", None),
     "compressed": ("", "The images are JPEG or PNG pictures (image_transport compressed).", ["", "true", "false"]),
-    "depth_topic": ("", "Topic of depth images aligned with the images; sets the metric scale.", None),
     "source": (
         "",
         "Empty: the images come from elsewhere. Otherwise a camera node publishes synthetic[:SEED], a video, a folder "
@@ -59,7 +58,6 @@ HANDS_PARAMETERS = {
     "camera_info_topic": ("camera_info_topic", str),
     "depth_topic": ("depth_topic", str),
     "compressed": ("compressed", bool),
-    "depth_topic": ("depth_topic", str),
     "device": ("device.device", str),
     "hand_length": ("placement.hand_length", float),
     "autostart": ("autostart", bool),

@@ -11,12 +11,12 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="writing test networks needs onnx")
 pytest.importorskip("onnxruntime", reason="running ONNX networks needs onnxruntime")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper
 
-from a2p_ros import inference  # noqa: E402
-from a2p_ros.config import DetectionConfig, DeviceConfig  # noqa: E402
-from a2p_ros.detection.detector import make_detector  # noqa: E402
-from a2p_ros.errors import ConfigError, DeviceError, MissingDependencyError, WeightsError  # noqa: E402
+from a2p_ros import inference
+from a2p_ros.config import DetectionConfig, DeviceConfig
+from a2p_ros.detection.detector import make_detector
+from a2p_ros.errors import ConfigError, DeviceError, MissingDependencyError, WeightsError
 
 CPU = DeviceConfig(device="cpu", threads=1)
 #: Pixel value that the test network's threshold lies at, for both channels below.
