@@ -22,6 +22,7 @@ from a2p_ros.keypoint_fit import KeypointFit
 from a2p_ros.placement import place
 from a2p_ros.smoothing import HandSmoother
 from a2p_ros.timing import StageClock
+from a2p_ros.torch_threads import single_thread
 from a2p_ros.types import Box, Detection, HandKeypoints, Image, Pair, PlacedHand, Side, Status, TwoHands
 from a2p_ros.warm_up import made_up_keypoints
 
@@ -166,7 +167,7 @@ class TwoHandPipeline:
         model = self.hand_models[hand.side]
         rotations = np.concatenate([hand.pose.global_orient[None], hand.pose.hand_pose])
         inputs = (torch.as_tensor(x[None]).to(model.template) for x in (hand.pose.betas, rotations, hand.transl))
-        with torch.inference_mode():
+        with torch.inference_mode(), single_thread():
             return model(*inputs).vertices[0].float().numpy()
 
     def reset(self) -> None:

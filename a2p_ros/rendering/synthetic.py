@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from a2p_ros.rendering.renderer import Labels, Lights, Renderer, Surface
 from a2p_ros.rendering.skin import TONES, paint_skin
 from a2p_ros.rendering.truth import HandTruth, SyntheticFrame
 from a2p_ros.rotations import matrix_to_axis_angle
+from a2p_ros.torch_threads import single_thread
 from a2p_ros.types import Box, Image, Pair, Side
 
 #: Numbers of the skin in the mask of ids; the sleeve has the next one.
@@ -119,7 +119,7 @@ class SyntheticCamera:
     def truth(self, index: int) -> Pair[HandTruth]:
         """What frame ``index`` shows, without drawing it."""
         states = self.motion.at(index % self.loop_frames / self.fps)
-        with _one_thread():
+        with single_thread():
             return Pair(*(self._pose(self.models[side], states[side]) for side in Side))
 
     def labels(self, index: int) -> Labels:
@@ -203,17 +203,6 @@ class _NoiseTile:
         x, y = np.random.default_rng([self._seed, index]).integers(0, self._SPARE, 2)
         h, w = image.shape[:2]
         return cv2.add(image, self._tile[y : y + h, x : x + w], dtype=cv2.CV_8U)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait ten times longer for one another than one hand takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _rest_joints(model: HandModel) -> Float[np.ndarray, "21 3"]:
