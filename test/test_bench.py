@@ -12,6 +12,7 @@ import pytest
 from scripted import placed_hand, two_hands
 
 from a2p_ros import cli
+from a2p_ros.bench_summary import HandsEvent, newest_share, summarise
 from a2p_ros.commands import bench
 from a2p_ros.types import Side
 from a2p_ros.video import VideoWriter
@@ -77,47 +78,47 @@ def test_the_real_pipeline_bench_runs_beside_mediapipe(capsys) -> None:
     assert {"detect", "landmarks", "regress", "place", "smooth"} <= set(result["stages"])
 
 
-def receiver_module():
-    pytest.importorskip("rclpy", reason="no ROS here: the receiver of the benchmark cannot run")
-    pytest.importorskip("a2p_ros.msg", reason="the messages of a2p_ros are not built")
-    from a2p_ros.ros import bench_receiver
-
-    return bench_receiver
-
-
-def made_run(receiver, takes: list[int], work: float = 0.02, transport: float = 0.005):
+def made_run(takes: range, work: float = 0.02, transport: float = 0.005) -> dict:
     """A camera at 30 Hz; message i is about image ``takes[i]`` and its work began when image i had just come."""
-    images = [(1000 + n / 30 + 0.002, 1000 + n / 30) for n in range(40)]
-    hands = []
-    for now, taken in enumerate(takes):
-        published = 1000 + now / 30 + transport + work
-        hands.append(receiver.HandsEvent(1000 + taken / 30, published, published + 0.001, False, True))
-    return receiver.summarise(hands, images, 1e3 * work, 999.0, 1002.0)
+    stamps = [round((1000 + n / 30) * 1e9) for n in range(40)]
+    images = [(stamp, stamp * 1e-9 + 0.002) for stamp in stamps]
+    began = {stamps[taken]: 1000 + now / 30 + transport for now, taken in enumerate(takes)}
+    hands = [HandsEvent(stamp, begun + work, False, True) for stamp, begun in began.items()]
+    return summarise(hands, images, began, 999.0, 1002.0)
 
 
-def test_the_newest_share_counts_messages_about_older_images() -> None:
-    receiver = receiver_module()
-    result = made_run(receiver, list(range(20)))
+def test_the_summary_counts_frames_rate_and_latency() -> None:
+    result = made_run(range(20))
     assert result["newest_frame_share"] == 1.0 and result["frames_out"] == 20 and result["frames_in"] == 40
-    assert result["latency_ms"]["p50"] == pytest.approx(26.0, abs=0.01)
+    assert result["latency_ms"]["p50"] == pytest.approx(25.0, abs=0.01)
     assert result["fps"] == pytest.approx(30.0, rel=1e-3) and result["right_valid"] == 20
-    late = made_run(receiver, [n - (n >= 15) for n in range(20)])
-    assert late["newest_frame_share"] == pytest.approx(0.75)
+
+
+def test_work_begun_after_a_newer_image_was_there_is_not_on_the_newest() -> None:
+    stamps = [n * 33_000_000 for n in range(21)]
+    on_time = [(stamp, stamp * 1e-9 + 0.005) for stamp in stamps[:15]]
+    late = [(stamps[n], stamps[n + 1] * 1e-9 + 0.006) for n in range(15, 20)]
+    assert newest_share(on_time + late, stamps) == pytest.approx(0.75)
+    assert newest_share(on_time, stamps) == 1.0
+    just_before = [(stamps[n], stamps[n + 1] * 1e-9 + 0.004) for n in range(15, 20)]
+    assert newest_share(on_time + just_before, stamps) == 1.0, "the newer one was still on its way"
 
 
 def test_nothing_received_is_nan_and_not_a_crash() -> None:
-    result = receiver_module().summarise([], [], math.nan, 0.0, 1.0)
+    result = summarise([], [], {}, 0.0, 1.0)
     assert result["frames_out"] == 0 and math.isnan(result["newest_frame_share"])
     assert math.isnan(result["latency_ms"]["p50"])
 
 
 def test_ros_bench_measures_three_processes(capsys) -> None:
-    receiver_module()
+    pytest.importorskip("rclpy", reason="no ROS here: the nodes of the benchmark cannot run")
+    pytest.importorskip("a2p_ros.msg", reason="the messages of a2p_ros are not built")
     assert cli.main(["bench", "ros", "--seconds", "2", "--fps", "10", "--no-peer", "--json"]) == 0
     result = last_json(capsys)
     assert {"frames_in", "frames_out", "latency_ms", "newest_frame_share", "cpu_percent", "rss_mb"} <= set(result)
     assert 3 <= result["frames_in"] <= 30 and 0 < result["frames_out"] <= result["frames_in"] + 2
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
+    assert 0 < result["newest_frame_share"] <= 1
     assert result["rss_mb"] > 100 and result["cpu_percent"] > 1
 
 

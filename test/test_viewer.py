@@ -173,8 +173,8 @@ def test_the_demo_page_of_the_real_nodes(tmp_path: Path) -> None:
     pytest.importorskip("a2p_ros.msg", reason="the messages of a2p_ros are not built")
     if find_chromium() is None:
         pytest.skip("no Chromium on this machine (apt install chromium)")
-    from a2p_ros.commands.demo import camera_arguments, hands_arguments, read_status
-    from a2p_ros.processes import Children
+    from a2p_ros.commands.demo import camera_arguments, hands_arguments
+    from a2p_ros.processes import Children, read_json
     from a2p_ros.ros_environment import private_environment
 
     env = private_environment()
@@ -189,7 +189,7 @@ def test_the_demo_page_of_the_real_nodes(tmp_path: Path) -> None:
 
             def page() -> str | None:
                 children.check()
-                answer = read_status(status)
+                answer = read_json(status)
                 return answer["url"] if answer.get("left_valid") and answer.get("right_valid") else None
 
             browser.open(browser.until(page, "both hands valid in the demo"))
@@ -203,8 +203,8 @@ def test_the_demo_page_of_the_real_nodes(tmp_path: Path) -> None:
             browser.until(both, "both hands on the demo's page")
             # The page fades in; the picture of the README is taken of a later, equally good one.
             if os.environ.get("A2P_DEMO_SCREENSHOT"):
-                seen = read_status(status)["frames"]
-                browser.until(lambda: read_status(status)["frames"] > seen + 30 and both(), "both hands once more")
+                seen = read_json(status)["frames"]
+                browser.until(lambda: read_json(status)["frames"] > seen + 30 and both(), "both hands once more")
                 picture = cv2.cvtColor(browser.screenshot(), cv2.COLOR_RGB2BGR)
                 cv2.imwrite(os.environ["A2P_DEMO_SCREENSHOT"], picture)
         children.check()

@@ -194,26 +194,24 @@ def peer_times(source: str, count: int, warm_up: int = 10) -> list[float]:
 
 
 def measure_nodes(source: str, fps: float, seconds: float) -> dict[str, Any]:
-    """Start camera node, hands node and receiver, wait for the receiver's answer, and add CPU and memory."""
-    from a2p_ros.commands.demo import camera_arguments, hands_arguments, read_status
-    from a2p_ros.processes import Children, cpu_seconds, memory_mb
+    """Start camera node, hands node and receiver, wait until the receiver is done, and sum up."""
+    from a2p_ros.bench_summary import HandsEvent, summarise
+    from a2p_ros.commands.demo import camera_arguments, hands_arguments
+    from a2p_ros.processes import Children, cpu_seconds, memory_mb, read_json
     from a2p_ros.ros_environment import private_environment
 
-    env = private_environment()
     with tempfile.TemporaryDirectory(prefix="a2p_bench_") as folder, Children() as children:
-        file = Path(folder) / "receiver.json"
+        file, beginnings = Path(folder) / "receiver.json", Path(folder) / "beginnings.json"
+        env = private_environment() | {"A2P_BENCH_FILE": str(beginnings)}
         receiver = ["--out", str(file), "--seconds", str(seconds)]
         children.start_module("receiver", "a2p_ros.ros.bench_receiver", *receiver, env=env)
         children.start_module("camera_node", "a2p_ros.ros.camera_node", *camera_arguments(source, fps), env=env)
-        hands = children.start_module("hands_node", "a2p_ros.ros.hands_node", *hands_arguments(), env=env)
+        hands = children.start_module("hands_node", "a2p_ros.ros.bench_node", *hands_arguments(), env=env)
         begin: tuple[float, float] | None = None
         limit = time.monotonic() + seconds + 120.0
-        while True:
-            status = read_status(file)
-            if status.get("phase") == "done":
-                break
+        while (arrived := read_json(file)).get("phase") != "done":
             children.check()
-            if status.get("phase") == "measuring" and begin is None:
+            if arrived.get("phase") == "measuring" and begin is None:
                 begin = time.monotonic(), cpu_seconds(hands.process.pid)
             if time.monotonic() > limit:
                 raise A2PError(f"no hands message came in time; the hands node said:\n{hands.tail()}")
@@ -222,7 +220,18 @@ def measure_nodes(source: str, fps: float, seconds: float) -> dict[str, Any]:
         if begin is not None:
             spent = (cpu_seconds(hands.process.pid) - begin[1]) / (time.monotonic() - begin[0])
         memory = memory_mb(hands.process.pid)
-    return {**status["result"], "cpu_percent": 100 * spent, "rss_mb": memory}
+        # It writes down when its work began as it ends.
+        children.stop()
+        started = {int(stamp): begun for stamp, begun in read_json(beginnings).items()}
+    events = [HandsEvent(*event) for event in arrived["hands"]]
+    images = [(stamp, received) for stamp, received in arrived["images"]]
+    return {
+        **summarise(events, images, started, arrived["begin"], arrived["end"]),
+        "cpu_percent": 100 * spent,
+        "rss_mb": memory,
+        "model_id": arrived["model_id"],
+        "watchdog_messages": arrived["watchdog_messages"],
+    }
 
 
 def _ros_lines(result: dict[str, Any]) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -37,7 +35,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start the processes, say where the page is, watch them, sum up."""
-    from a2p_ros.processes import Children
+    from a2p_ros.processes import Children, read_json
     from a2p_ros.ros_environment import private_environment, require_ros
 
     require_ros()
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             status = watch(children, file, limit)
         except KeyboardInterrupt:
             interrupted = True
-            status = read_status(file)
+            status = read_json(file)
     result = {**status, "interrupted": interrupted}
     common.finish(args, result, summary(result))
     # Ctrl-C is how a demo at a terminal ends, so it is not a failure there.
@@ -79,11 +77,13 @@ def hands_arguments() -> list[str]:
 
 def watch(children: Any, file: Path, limit: float | None) -> dict[str, Any]:
     """Wait until the time is over; raises ChildDied when a process ends. Time counts from the first hands."""
+    from a2p_ros.processes import read_json
+
     told, first = False, None
     begin = time.monotonic()
     while True:
         children.check()
-        status = read_status(file)
+        status = read_json(file)
         if status.get("url") and not told:
             told = True
             common.say(f"hands are shown at {status['url']}" + ("" if limit else "  (Ctrl-C ends the demo)"))
@@ -94,13 +94,6 @@ def watch(children: Any, file: Path, limit: float | None) -> dict[str, Any]:
         if limit is not None and first is not None and time.monotonic() - first > limit:
             return status
         time.sleep(0.1)
-
-
-def read_status(file: Path) -> dict[str, Any]:
-    """What the viewer wrote last; empty before it did."""
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    return {}
 
 
 def duration(option: float | None, variable: str | None, *, attended: bool) -> float | None:

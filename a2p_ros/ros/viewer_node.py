@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from a2p_ros.errors import A2PError
 from a2p_ros.msg import TwoHandMANO, TwoHandMesh
+from a2p_ros.processes import write_json
 from a2p_ros.ros.images import message_to_rgb
 from a2p_ros.types import Pair, Side
 from a2p_ros.viewer import HandViewer, ViewerHand, ViewerStats
@@ -173,13 +172,6 @@ def _poll_pictures(node: PictureNode, stop: threading.Event) -> None:
         return
 
 
-def write_status(path: Path, status: dict[str, Any]) -> None:
-    """Replace the file in one step, so that a reader never sees half of it."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(status), encoding="utf-8")
-    os.replace(part, path)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Show hands until interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -198,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             def tell() -> None:
                 if args.status is not None:
-                    write_status(args.status, {"url": viewer.url, **hands.summary.as_dict()})
+                    write_json(args.status, {"url": viewer.url, **hands.summary.as_dict()})
 
             tell()
             hands.create_timer(0.25, tell)
