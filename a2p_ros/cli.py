@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from a2p_ros import __version__
 from a2p_ros.commands import bench, demo, doctor, evaluate, hand_model, run
+from a2p_ros.commands.processes import ChildDied
 from a2p_ros.errors import A2PError
-from a2p_ros.processes import ChildDied
 
 _VERBS = (run, demo, evaluate, bench, hand_model, doctor)
 

@@ -16,9 +16,9 @@ from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.landmarks import LandmarkModel
 from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.errors import ConfigError
+from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.hand import hand_length, load_hand_models
-from a2p_ros.image_io import check_image
-from a2p_ros.keypoint_fit import KeypointFit
+from a2p_ros.media.image_io import check_image
 from a2p_ros.placement import place
 from a2p_ros.smoothing import HandSmoother
 from a2p_ros.timing import StageClock

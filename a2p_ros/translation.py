@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from a2p_ros.errors import InputError
+from a2p_ros.fitting.small_systems import solve_spd
 from a2p_ros.rotations import rotation_between
-from a2p_ros.small_systems import solve_spd
 
 _REFINEMENTS = 4
 #: Keypoints off by more than this share of the hand's extent count less and less (Geman-McClure).

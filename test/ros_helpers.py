@@ -20,7 +20,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 import numpy as np
 import pytest
 
-from a2p_ros.ros_environment import missing_ros, private_environment
+from a2p_ros.commands.ros_environment import missing_ros, private_environment
 from a2p_ros.types import Box, HandPose, Pair, PlacedHand, Side, Status, TwoHands
 
 

@@ -14,10 +14,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scripted import HEIGHT, WIDTH, placed_hand, two_hands
 
-from a2p_ros.bags import BagSource, HandsBagWriter, hands_typestore, message_definitions
 from a2p_ros.errors import CameraError, SourceError
+from a2p_ros.media.bags import BagSource, HandsBagWriter, hands_typestore, message_definitions
+from a2p_ros.media.sources import open_source
 from a2p_ros.message_fields import two_hand_fields
-from a2p_ros.sources import open_source
 from a2p_ros.types import Side
 
 STORE = get_typestore(Stores.ROS2_JAZZY)

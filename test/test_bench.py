@@ -12,10 +12,10 @@ import pytest
 from scripted import placed_hand, two_hands
 
 from a2p_ros import cli
-from a2p_ros.bench_summary import HandsEvent, newest_share, summarise
 from a2p_ros.commands import bench
+from a2p_ros.evaluation.bench_summary import HandsEvent, newest_share, summarise
+from a2p_ros.media.video import VideoWriter
 from a2p_ros.types import Side
-from a2p_ros.video import VideoWriter
 
 
 def last_json(capsys) -> dict:
@@ -134,7 +134,7 @@ def test_videos_of_any_size_read_back(tmp_path, monkeypatch, program, size) -> N
     found = shutil.which("ffmpeg")
     if program and found is None:
         pytest.skip("no ffmpeg on this machine")
-    monkeypatch.setattr("a2p_ros.video.shutil", SimpleNamespace(which=lambda _: found if program else None))
+    monkeypatch.setattr("a2p_ros.media.video.shutil", SimpleNamespace(which=lambda _: found if program else None))
     path = tmp_path / "v.mp4"
     with VideoWriter(path, 12.5) as writer:
         for level in (40, 120, 200):

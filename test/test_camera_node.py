@@ -20,8 +20,8 @@ import itertools
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from a2p_ros.commands.processes import Children
 from a2p_ros.errors import CameraError, ConfigError, SourceError
-from a2p_ros.processes import Children
 from a2p_ros.ros.camera_node import CameraNode, read_calibration
 
 CALIBRATION = """

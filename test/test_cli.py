@@ -17,8 +17,8 @@ from scripted import ScriptedPipeline
 
 from a2p_ros import cli
 from a2p_ros.commands import common, demo, doctor, run
+from a2p_ros.commands.processes import ChildDied, Children, cpu_seconds, memory_mb
 from a2p_ros.errors import ConfigError
-from a2p_ros.processes import ChildDied, Children, cpu_seconds, memory_mb
 from a2p_ros.types import TwoHands
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def test_run_writes_video_lines_and_bag(scripted, video, tmp_path, capsys) -> No
 
 
 def test_the_json_lines_hold_every_message_field(scripted, video, tmp_path) -> None:
-    from a2p_ros.bags import hands_typestore
+    from a2p_ros.media.bags import hands_typestore
 
     assert cli.main(["run", str(video), "--out", str(tmp_path / "o"), "--frames", "1", "--no-video"]) == 0
     line = json.loads((tmp_path / "o" / "hands.jsonl").read_text())
@@ -224,7 +224,7 @@ def test_doctor_names_what_it_looks_at(capsys) -> None:
 
 
 def test_doctor_sees_messages_of_other_sources() -> None:
-    from a2p_ros.bags import hands_typestore
+    from a2p_ros.media.bags import hands_typestore
 
     fields = {
         name: dict.fromkeys(field for field, _ in hands_typestore().fielddefs[f"a2p_ros/msg/{name}"][1])
@@ -285,7 +285,7 @@ def test_a_child_that_dies_is_named_with_its_last_lines() -> None:
 
 def test_children_end_when_their_parent_is_killed(tmp_path) -> None:
     code = (
-        "import sys, time\nfrom a2p_ros.processes import Children\nc = Children()\n"
+        "import sys, time\nfrom a2p_ros.commands.processes import Children\nc = Children()\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
         "print(c.start('x', sleep).process.pid, flush=True)\ntime.sleep(60)"
     )

@@ -15,8 +15,8 @@ require_ros()
 from ros_peer import HEIGHT, WIDTH, Peer, new_peer
 from sensor_msgs.msg import Image
 
-from a2p_ros.encodings import depth_to_metres
 from a2p_ros.errors import InputError
+from a2p_ros.media.encodings import depth_to_metres
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2p_ros.encodings import DIRECT_ENCODINGS, compressed_to_rgb, image_to_rgb
 from a2p_ros.errors import InputError
+from a2p_ros.media.encodings import DIRECT_ENCODINGS, compressed_to_rgb, image_to_rgb
 
 WIDTH, HEIGHT = 46, 30
 

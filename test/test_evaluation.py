@@ -8,10 +8,10 @@ import pytest
 from scripted import ScriptedPipeline, placed_hand, two_hands
 
 from a2p_ros import cli
-from a2p_ros.clip_evaluation import ClipScore, match, mirror_join, places_of
-from a2p_ros.mediapipe_peer import PeerHand
-from a2p_ros.metrics import mpjpe_mcp_scaled, mpjpe_wrist, mrrpe, pa_mpjpe, within
-from a2p_ros.sources import Frame, Source
+from a2p_ros.evaluation.clip import ClipScore, match, mirror_join, places_of
+from a2p_ros.evaluation.mediapipe_peer import PeerHand
+from a2p_ros.evaluation.metrics import mpjpe_mcp_scaled, mpjpe_wrist, mrrpe, pa_mpjpe, within
+from a2p_ros.media.sources import Frame, Source
 from a2p_ros.types import Box, Pair, Side, TwoHands
 
 
@@ -114,7 +114,7 @@ def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
             return vertices + (hand.wrist - hands[0 if hand.side is Side.LEFT else 1][0].wrist)
 
     monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", Moved)
-    monkeypatch.setattr("a2p_ros.sources.open_source", lambda spec: Made())
+    monkeypatch.setattr("a2p_ros.media.sources.open_source", lambda spec: Made())
     assert cli.main(["eval", "synthetic", "--n", "4", "--json"]) == 0
     result = last_json(capsys)
     single, none = result["single"]["keypoint_fit"], result["interacting"]["keypoint_fit"]
@@ -133,6 +133,6 @@ def test_a_source_without_truth_cannot_be_scored(monkeypatch, capsys) -> None:
             yield Frame(np.zeros((72, 128, 3), np.uint8), 0.0)
 
     monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", ScriptedPipeline)
-    monkeypatch.setattr("a2p_ros.sources.open_source", lambda spec: Bare())
+    monkeypatch.setattr("a2p_ros.media.sources.open_source", lambda spec: Bare())
     assert cli.main(["eval", "synthetic", "--n", "1"]) == 2
     assert "has no truth: rendering needs EGL" in capsys.readouterr().err

@@ -307,3 +307,47 @@ def test_simulated_time_stamps_the_watchdog_and_measures_age(peer: Peer) -> None
     count = len(peer.messages)
     wait_until(lambda: len(peer.messages) > count)
     assert nobody(peer.messages[-1]) and peer.messages[-1].header.stamp.sec == 5000
+
+
+def test_parameter_set_while_inactive_holds_from_activation_on(peer: Peer) -> None:
+    node = peer.start()
+    peer.answer()
+    node.trigger_deactivate()
+    (result,) = node.set_parameters([Parameter("placement.hand_length", value=0.19)])
+    assert result.successful and node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    wait_until(lambda: peer.images.get_subscription_count() and node._outputs._hands.get_subscription_count())
+    peer.answer()
+    assert peer.pipeline.config.placement.hand_length == 0.19
+
+
+@pytest.mark.parametrize("name", ["image_topic", "camera_info_topic", "depth_topic"])
+def test_topic_that_is_no_name_leaves_the_node_configured(peer: Peer, name: str) -> None:
+    node = peer.start(activate=False, **{name: "1 camera"})
+    assert not node.autostart() and node.state == "inactive" and node.pipeline is not None
+
+
+def test_hand_taken_back_before_it_is_drawn_is_not_drawn(peer: Peer) -> None:
+    node = peer.start()
+    arrays: list[MarkerArray] = []
+    frames: list[TFMessage] = []
+    peer.node.create_subscription(MarkerArray, "hands/markers", arrays.append, 10)
+    peer.node.create_subscription(TFMessage, "/tf", frames.append, 10)
+    outputs, views = node._outputs, node._outputs.views
+    wait_until(lambda: outputs._markers.get_subscription_count() and outputs._tf.get_subscription_count())
+    drawn = threading.Event()
+
+    def late(*arguments: Any) -> None:
+        assert node._on_enable(SetBool.Request(data=False), SetBool.Response()).success
+        views(*arguments)
+        drawn.set()
+
+    outputs.views = late
+    peer.image()
+    assert drawn.wait(5.0)
+    outputs.views = views
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    peer.pipeline.sides = (Side.RIGHT,)
+    peer.answer()
+    shown = wait_until(lambda: [m.ns for a in arrays for m in a.markers if m.action == Marker.ADD])
+    assert set(shown) == {"right"}
+    assert {t.child_frame_id for m in wait_until(lambda: frames) for t in m.transforms} == {"right_wrist"}

@@ -20,6 +20,7 @@ require_ros()
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from ros_peer import BEST_EFFORT, HEIGHT, WIDTH, Peer, new_peer, nobody
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
@@ -109,6 +110,21 @@ def test_stamps_of_another_clock_are_taken_and_said(peer: Peer) -> None:
     message = peer.answer(1234.5)
     assert message.left.valid and 0 <= message.latency < 1.0
     assert "not of this node's clock" in peer.status(lambda s: "clock" in s.message).message
+
+
+def test_stream_that_lags_more_and_more_stays_too_old(peer: Peer) -> None:
+    clock = peer.node.create_publisher(Clock, "/clock", 1)
+    node = peer.start(use_sim_time=True)
+    wait_until(lambda: clock.get_subscription_count())
+    valid = []
+    for now, stamp in ((5000, 4999.9), (5009, 5000.0), (5020, 5000.1), (5060, 5000.2)):
+        message = Clock()
+        message.clock.sec = now
+        clock.publish(message)
+        wait_until(lambda: node.get_clock().now().nanoseconds == now * 1_000_000_000)  # noqa: B023
+        valid.append(peer.answer(stamp).left.valid)
+    assert valid == [True, False, False, False]
+    assert "max_age" in peer.status(lambda s: "old" in s.message).message
 
 
 # Bad input

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import FitConfig, PlacementConfig
-from a2p_ros.keypoint_fit import KeypointFit
+from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.placement import place
 from a2p_ros.types import HandKeypoints, HandPose, Pair, Side
 

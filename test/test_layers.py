@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: Each stage and the modules that are its own; what is not named here is shared.
 STAGES = {
     "detection": {"detection"},
-    "regressor": {"keypoint_fit", "hand_solver", "shape_estimate"},
+    "fitting": {"fitting"},
     "network": {"network"},
     "interaction": {"interaction"},
     "placement": {"placement", "depth_scale"},
@@ -25,7 +25,7 @@ STAGES = {
     "viewer": {"viewer"},
 }
 #: What wires stages or serves people; no stage may know it.
-SHELL = {"pipeline", "sources", "bags", "cli", "commands", "ros", "ros_environment", "processes", "training"}
+SHELL = {"pipeline", "media", "cli", "commands", "ros", "evaluation", "training"}
 
 
 def module_of(path: Path) -> str:

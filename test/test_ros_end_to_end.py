@@ -23,7 +23,7 @@ from a2p_ros.msg import HandMANO, TwoHandMANO
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo
 
-from a2p_ros.processes import Child, Children
+from a2p_ros.commands.processes import Child, Children
 from a2p_ros.ros.conversions import message_to_fields
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from a2p_ros.errors import InputError, SourceError
-from a2p_ros.image_io import decode_image, image_size
-from a2p_ros.sources import open_source
+from a2p_ros.media.image_io import decode_image, image_size
+from a2p_ros.media.sources import open_source
 
 
 @pytest.fixture

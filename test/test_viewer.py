@@ -174,8 +174,8 @@ def test_the_demo_page_of_the_real_nodes(tmp_path: Path) -> None:
     if find_chromium() is None:
         pytest.skip("no Chromium on this machine (apt install chromium)")
     from a2p_ros.commands.demo import camera_arguments, hands_arguments
-    from a2p_ros.processes import Children, read_json
-    from a2p_ros.ros_environment import private_environment
+    from a2p_ros.commands.processes import Children, read_json
+    from a2p_ros.commands.ros_environment import private_environment
 
     env = private_environment()
     status = tmp_path / "status.json"

@@ -40,6 +40,13 @@ def test_one_long_gap_does_not_change_the_measured_period() -> None:
     assert silence.due_at() == pytest.approx(last + 0.2)
 
 
+def test_pause_after_the_first_image_is_no_period() -> None:
+    silence = Silence(0.2)
+    stream(silence, 0.03, 1)
+    last = stream(silence, 0.03, 2, start=110.0)
+    assert silence.due_at() == pytest.approx(last + 0.2)
+
+
 def test_not_valid_is_repeated_until_an_answer_comes() -> None:
     silence = Silence(0.2)
     last = stream(silence, 0.03, 20)

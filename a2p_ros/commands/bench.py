@@ -61,8 +61,8 @@ def _add_ros(kinds: Any) -> None:
 
 def run_pipeline(args: argparse.Namespace) -> int:
     """Time every stage of every frame."""
+    from a2p_ros.commands.processes import memory_mb
     from a2p_ros.pipeline import TwoHandPipeline
-    from a2p_ros.processes import memory_mb
 
     if args.frames < 1 or args.warm_up < 0:
         raise InputError(f"--frames and --warm-up: expected 1 and 0 or more, got {args.frames} and {args.warm_up}")
@@ -116,8 +116,8 @@ def run_pipeline(args: argparse.Namespace) -> int:
 
 def stream(source: str, *, joined: bool = False) -> Iterator[Any]:
     """Frames of a source without end: a file begins again, with stamps that go on rising."""
-    from a2p_ros.clip_evaluation import mirror_join
-    from a2p_ros.sources import open_source
+    from a2p_ros.evaluation.clip import mirror_join
+    from a2p_ros.media.sources import open_source
 
     offset = 0.0
     with open_source(source) as opened:
@@ -134,7 +134,7 @@ def stream(source: str, *, joined: bool = False) -> Iterator[Any]:
 
 def peer_or_none() -> Any:
     """MediaPipe, or None with a word on standard error: the benchmark of our own side needs no peer."""
-    from a2p_ros.mediapipe_peer import MediaPipeHands
+    from a2p_ros.evaluation.mediapipe_peer import MediaPipeHands
 
     try:
         return MediaPipeHands()
@@ -160,7 +160,7 @@ def _pipeline_lines(result: dict[str, Any]) -> list[str]:
 
 def run_ros(args: argparse.Namespace) -> int:
     """Three processes over real DDS, and MediaPipe alone before and after them."""
-    from a2p_ros.ros_environment import require_ros
+    from a2p_ros.commands.ros_environment import require_ros
 
     if not 1 <= args.seconds <= 3600:
         raise InputError(f"--seconds: expected 1 to 3600, got {args.seconds}")
@@ -195,10 +195,10 @@ def peer_times(source: str, count: int, warm_up: int = 10) -> list[float]:
 
 def measure_nodes(source: str, fps: float, seconds: float) -> dict[str, Any]:
     """Start camera node, hands node and receiver, wait until the receiver is done, and sum up."""
-    from a2p_ros.bench_summary import HandsEvent, summarise
     from a2p_ros.commands.demo import camera_arguments, hands_arguments
-    from a2p_ros.processes import Children, cpu_seconds, memory_mb, read_json
-    from a2p_ros.ros_environment import private_environment
+    from a2p_ros.commands.processes import Children, cpu_seconds, memory_mb, read_json
+    from a2p_ros.commands.ros_environment import private_environment
+    from a2p_ros.evaluation.bench_summary import HandsEvent, summarise
 
     with tempfile.TemporaryDirectory(prefix="a2p_bench_") as folder, Children() as children:
         file, beginnings = Path(folder) / "receiver.json", Path(folder) / "beginnings.json"
@@ -206,7 +206,7 @@ def measure_nodes(source: str, fps: float, seconds: float) -> dict[str, Any]:
         receiver = ["--out", str(file), "--seconds", str(seconds)]
         children.start_module("receiver", "a2p_ros.ros.bench_receiver", *receiver, env=env)
         children.start_module("camera_node", "a2p_ros.ros.camera_node", *camera_arguments(source, fps), env=env)
-        hands = children.start_module("hands_node", "a2p_ros.ros.bench_node", *hands_arguments(), env=env)
+        hands = children.start_module("hands_node", "a2p_ros.ros.bench_hands", *hands_arguments(), env=env)
         begin: tuple[float, float] | None = None
         limit = time.monotonic() + seconds + 120.0
         while (arrived := read_json(file)).get("phase") != "done":

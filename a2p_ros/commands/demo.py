@@ -35,8 +35,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start the processes, say where the page is, watch them, sum up."""
-    from a2p_ros.processes import Children, read_json
-    from a2p_ros.ros_environment import private_environment, require_ros
+    from a2p_ros.commands.processes import Children, read_json
+    from a2p_ros.commands.ros_environment import private_environment, require_ros
 
     require_ros()
     limit = duration(args.seconds, os.environ.get("SECONDS"), attended=sys.stdin.isatty() and sys.stdout.isatty())
@@ -77,7 +77,7 @@ def hands_arguments() -> list[str]:
 
 def watch(children: Any, file: Path, limit: float | None) -> dict[str, Any]:
     """Wait until the time is over; raises ChildDied when a process ends. Time counts from the first hands."""
-    from a2p_ros.processes import read_json
+    from a2p_ros.commands.processes import read_json
 
     told, first = False, None
     begin = time.monotonic()

@@ -171,7 +171,7 @@ def messages() -> Finding:
 
 def stale_messages(built: dict[str, dict[str, str]]) -> list[str]:
     """Names of messages whose built fields are not those of their definition."""
-    from a2p_ros.bags import hands_typestore
+    from a2p_ros.media.bags import hands_typestore
 
     store = hands_typestore()
     wanted = {name: [field for field, _ in store.fielddefs[f"a2p_ros/msg/{name}"][1]] for name in built}
@@ -180,7 +180,7 @@ def stale_messages(built: dict[str, dict[str, str]]) -> list[str]:
 
 def fast_dds() -> Finding:
     """The profile without which half of all 720p images are lost between processes."""
-    from a2p_ros.ros_environment import find_share
+    from a2p_ros.commands.ros_environment import find_share
 
     profile = find_share("config", "fastdds.xml")
     if profile is None:

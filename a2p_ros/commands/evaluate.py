@@ -14,7 +14,7 @@ from a2p_ros.commands import common
 from a2p_ros.errors import InputError, SourceError
 
 if TYPE_CHECKING:
-    from a2p_ros.sources import Frame
+    from a2p_ros.media.sources import Frame
 
 
 def add_parser(verbs: Any) -> None:
@@ -62,11 +62,11 @@ def _add_synthetic(kinds: Any) -> None:
 
 def run_clip(args: argparse.Namespace) -> int:
     """The pipeline and MediaPipe on each frame."""
-    from a2p_ros.clip_evaluation import ClipScore, every, mirror_join, places_of
     from a2p_ros.commands.run import process
-    from a2p_ros.mediapipe_peer import MediaPipeHands
+    from a2p_ros.evaluation.clip import ClipScore, every, mirror_join, places_of
+    from a2p_ros.evaluation.mediapipe_peer import MediaPipeHands
+    from a2p_ros.media.sources import open_source
     from a2p_ros.pipeline import TwoHandPipeline
-    from a2p_ros.sources import open_source
 
     if args.every < 1 or (args.frames is not None and args.frames < 1):
         raise InputError(f"--every and --frames: expected 1 or more, got {args.every} and {args.frames}")
@@ -106,9 +106,9 @@ def _clip_lines(result: dict[str, Any]) -> list[str]:
 
 def run_synthetic(args: argparse.Namespace) -> int:
     """The pipeline on rendered frames with truth."""
+    from a2p_ros.evaluation.synthetic import SyntheticScore, true_hand_length
+    from a2p_ros.media.sources import open_source
     from a2p_ros.pipeline import TwoHandPipeline
-    from a2p_ros.sources import open_source
-    from a2p_ros.synthetic_evaluation import SyntheticScore, true_hand_length
 
     if args.n < 1:
         raise InputError(f"--n: expected 1 or more, got {args.n}")

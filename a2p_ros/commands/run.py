@@ -21,8 +21,8 @@ from a2p_ros.errors import SourceError
 from a2p_ros.types import Image, Pair, Side, TwoHands
 
 if TYPE_CHECKING:
+    from a2p_ros.media.sources import Frame
     from a2p_ros.pipeline import TwoHandPipeline
-    from a2p_ros.sources import Frame
 
 #: Frames of a source without an end when ``--frames`` says nothing: ten seconds of the synthetic camera.
 _ENDLESS = 300
@@ -47,8 +47,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Process the source; a Ctrl-C ends it early with all files complete."""
+    from a2p_ros.media.sources import open_source
     from a2p_ros.pipeline import TwoHandPipeline
-    from a2p_ros.sources import open_source
 
     if args.frames is not None and args.frames < 1:
         raise SourceError(f"--frames: expected 1 or more, got {args.frames}")
@@ -142,14 +142,14 @@ class Outputs:
         self._bag: Any = None
         try:
             if args.mcap:
-                from a2p_ros.bags import HandsBagWriter
+                from a2p_ros.media.bags import HandsBagWriter
 
                 self._bag = self._stack.enter_context(HandsBagWriter(folder / "hands_bag"))
                 self.paths.append(folder / "hands_bag")
             if not args.no_video:
                 self.paths.append(folder / ("overlay.png" if single else "overlay.mp4"))
                 if not single:
-                    from a2p_ros.video import VideoWriter
+                    from a2p_ros.media.video import VideoWriter
 
                     self._video = self._stack.enter_context(VideoWriter(self.paths[-1], fps))
         except BaseException:

@@ -16,9 +16,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
-from a2p_ros.bench_summary import HandsEvent
+from a2p_ros.commands.processes import write_json
+from a2p_ros.evaluation.bench_summary import HandsEvent
 from a2p_ros.msg import TwoHandMANO
-from a2p_ros.processes import write_json
 
 _QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 #: Seconds after the first hands before anything counts: discovery, first detections, page faults.

@@ -26,10 +26,10 @@ from std_msgs.msg import Header
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import A2PError, CameraError, SourceError
+from a2p_ros.media.sources import Frame, Source, open_source
 from a2p_ros.ros.camera_info import camera_model
 from a2p_ros.ros.parameters import declare_config
 from a2p_ros.ros.running import run_node
-from a2p_ros.sources import Frame, Source, open_source
 from a2p_ros.types import Image
 
 

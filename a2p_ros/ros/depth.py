@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from sensor_msgs.msg import Image as ImageMessage
 
-from a2p_ros.encodings import depth_to_metres
+from a2p_ros.media.encodings import depth_to_metres
 
 #: Depth images that are kept: the colour image of one may be late or still be worked on.
 KEPT = 8

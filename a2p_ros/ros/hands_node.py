@@ -124,25 +124,26 @@ class HandsNode(LifecycleNode):
         image_topic = config.image_topic.removesuffix("/compressed")
         info_topic = config.camera_info_topic or camera_info_topic(image_topic)
         rectified = is_rectified(image_topic, config.image_rectified)
-        self._calibration = CalibrationKeeper(self.resolve_topic_name(info_topic), rectified=rectified)
         depth = DepthKeeper() if config.depth_topic else None
         assert self._outputs is not None
-        self._processor = Processor(
-            self.pipeline,
-            self._outputs,
-            self._calibration,
-            self.settings,
-            self.watchdog,
-            self.statistics,
-            self.get_clock(),
-            self.get_logger(),
-            depth,
-        )
-        self._processor.reset()
-        self._active = True
-        self._worker.start()
-        self.watchdog.start(config.watchdog_timeout)
         try:
+            self._calibration = CalibrationKeeper(self.resolve_topic_name(info_topic), rectified=rectified)
+            self._processor = Processor(
+                self.pipeline,
+                self._outputs,
+                self._calibration,
+                self.settings,
+                self.watchdog,
+                self.statistics,
+                self.get_clock(),
+                self.get_logger(),
+                depth,
+            )
+            self._processor.update(self.settings.pipeline)
+            self._processor.reset()
+            self._active = True
+            self._worker.start()
+            self.watchdog.start(config.watchdog_timeout)
             compressed = config.compressed or config.image_topic.endswith("/compressed")
             self._subscribe(image_topic, info_topic, compressed=compressed)
             if depth is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from a2p_ros.encodings import compressed_to_rgb, image_to_rgb
+from a2p_ros.media.encodings import compressed_to_rgb, image_to_rgb
 from a2p_ros.types import Image
 
 

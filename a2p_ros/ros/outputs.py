@@ -60,6 +60,7 @@ class Outputs:
     def __init__(self, node: Node, pipeline: Any, tf_prefix: str) -> None:
         self._node, self._pipeline, self._prefix = node, pipeline, tf_prefix
         self._lock = threading.RLock()
+        self._last: TwoHandMANO | None = None
         self._hands = node.create_publisher(
             TwoHandMANO,
             "hands",
@@ -90,6 +91,7 @@ class Outputs:
     def hands(self, message: TwoHandMANO) -> None:
         """Publish the message itself, before anything that is only looked at."""
         with self._lock:
+            self._last = message
             self._hands.publish(message)
 
     def not_valid(self, header: Header, *, status: Pair[Status] = _NOBODY, latency: float = float("nan")) -> None:
@@ -103,6 +105,7 @@ class Outputs:
             latency=latency,
         )
         with self._lock:
+            self._last = message
             self._hands.publish(message)
             if self._markers.get_subscription_count():
                 self._markers.publish(delete_all(header))
@@ -110,8 +113,10 @@ class Outputs:
                 self._mesh.publish(TwoHandMesh(header=header, hand_model=message.hand_model))
 
     def views(self, message: TwoHandMANO, hands: TwoHands, picture: Picture, config: NodeConfig) -> None:
-        """Publish TF, markers, meshes and the overlay of a message that has just been published."""
+        """Publish TF, markers, meshes and the overlay of a message, unless a newer one has taken its hands back."""
         with self._lock:
+            if message is not self._last:
+                return
             shown = Pair(*(hands[side] if getattr(message, side.value).valid else None for side in Side))
             if config.publish_tf and self._tf is not None and message.header.frame_id:
                 self._publish_tf(message)

@@ -57,7 +57,8 @@ class NodeConfig(Checked):
     max_age: float = setting(
         0.5,
         "Images older than this by their stamp [s] give no valid hand; 0 = any age. Not applied to stamps that are not "
-        "of this machine's clock (in the future, or older than 10 s), as in a bag played without simulated time.",
+        "of this machine's clock (in the future, or older than 10 s from the first on), as in a bag played without "
+        "simulated time.",
         low=0.0,
         high=10.0,
         runtime=True,

@@ -32,7 +32,7 @@ from a2p_ros.ros.outputs import Outputs, Picture
 from a2p_ros.ros.parameters import Settings
 from a2p_ros.ros.watchdog import Watchdog
 
-#: Stamps this far from the node's clock [s] are of another clock, and say nothing of an image's age.
+#: Stamps this far from the node's clock [s] from the first on are of another clock, and say nothing of an image's age.
 SANE_AGE = (-0.1, 10.0)
 #: A gap in the stamps longer than this [s] starts the pipeline anew.
 MAX_GAP = 1.0
@@ -72,6 +72,7 @@ class Processor:
         self._reset_wanted = False
         self._config_wanted: PipelineConfig | None = None
         self._last_stamp: int | None = None
+        self._own_clock = False
         self._last_view: object = None
         self._said: dict[str, float] = {}
         self._begun = 0.0
@@ -209,6 +210,7 @@ class Processor:
         if last is not None and stamp < last:
             self._statistics.count("stamps that went back")
             self._say("back", f"stamps went back by {(last - stamp) / 1e9:.3f} s; the hands are tracked anew from here")
+            self._own_clock = False
             self.reset()
         if last is not None and stamp - last > MAX_GAP * 1e9:
             self.reset()
@@ -218,6 +220,8 @@ class Processor:
         """Seconds from the stamp to ``now`` [ns]; None where the two are not of one clock."""
         age = (now - header.stamp.sec * 1_000_000_000 - header.stamp.nanosec) / 1e9
         sane = SANE_AGE[0] <= age <= SANE_AGE[1]
+        # A stream that lags more and more does not change its clock on the way: it stays too old.
+        sane = self._own_clock = sane or (self._own_clock and age > SANE_AGE[1])
         text = "" if sane else f"image stamps are not of this node's clock (by {age:.1f} s); max_age is not applied"
         self._statistics.problem("clock", text)
         return max(age, 0.0) if sane else None

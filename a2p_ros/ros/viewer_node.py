@@ -22,9 +22,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
+from a2p_ros.commands.processes import write_json
 from a2p_ros.errors import A2PError
 from a2p_ros.msg import TwoHandMANO, TwoHandMesh
-from a2p_ros.processes import write_json
 from a2p_ros.ros.images import message_to_rgb
 from a2p_ros.types import Pair, Side
 from a2p_ros.viewer import HandViewer, ViewerHand, ViewerStats

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Missing this many periods in a row is silence.
 PERIODS = 2.5
+#: Fewer intervals than this measure no period: of two, one may be a pause.
+MIN_INTERVALS = 3
 #: Time between the messages of one silence [s].
 REPEAT = 0.1
 
@@ -37,7 +39,7 @@ class Pulse:
     @property
     def period(self) -> float:
         """Seconds between beats; 0 while unknown."""
-        return statistics.median(self._intervals) if self._intervals else 0.0
+        return statistics.median(self._intervals) if len(self._intervals) >= MIN_INTERVALS else 0.0
 
     def overdue_at(self, minimum: float) -> float:
         """When the next beat counts as missing [s]; infinite before the first."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from a2p_ros.processes import write_json
+from a2p_ros.commands.processes import write_json
 from a2p_ros.ros.hands_node import HandsNode
 from a2p_ros.ros.processor import Arrival
 from a2p_ros.ros.running import run_node

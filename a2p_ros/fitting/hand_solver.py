@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from a2p_ros.camera import CameraModel
+from a2p_ros.fitting.skeleton import Posed, Skeleton, finger_limits
+from a2p_ros.fitting.small_systems import inverse_factor, solve_spd
 from a2p_ros.rotations import axis_angle_to_matrix, nearest_rotation, rotation_between
-from a2p_ros.skeleton import Posed, Skeleton, finger_limits
-from a2p_ros.small_systems import inverse_factor, solve_spd
 from a2p_ros.translation import linear_translation
 from a2p_ros.types import HandKeypoints
 

@@ -17,7 +17,7 @@ _INSTALL = "type `make install` in the source folder, or source /opt/ros/$ROS_DI
 def find_share(*parts: str) -> Path | None:
     """A file of the package's share folder: the source tree, a ROS install space, or the Python prefix."""
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    places = [Path(__file__).resolve().parents[1]]
+    places = [Path(__file__).resolve().parents[2]]
     places += [Path(prefix) / "share" / "a2p_ros" for prefix in prefixes if prefix]
     return next((place.joinpath(*parts) for place in places if place.joinpath(*parts).is_file()), None)
 
@@ -55,7 +55,7 @@ def private_environment(base: Mapping[str, str] | None = None) -> dict[str, str]
         if profile is not None and not env.get(name):
             env[name] = str(profile)
     # The children import what this process imports, from wherever it was started.
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH", "")) if p)
     # ROS wheels set the first through a re-execution of Python that the second says is done; both or neither.
     if "_ROS_WHEELS_BOOTSTRAP_COMPLETE" in env and "LD_LIBRARY_PATH" not in env:

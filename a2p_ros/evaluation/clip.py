@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from a2p_ros import metrics
-from a2p_ros.mediapipe_peer import PeerHand
+from a2p_ros.evaluation import metrics
+from a2p_ros.evaluation.mediapipe_peer import PeerHand
 from a2p_ros.types import Box, Image, PlacedHand, Side, TwoHands
 
 #: Hands whose boxes overlap less than this (intersection over union) are different hands.

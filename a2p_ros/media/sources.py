@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from a2p_ros.errors import InputError, SourceError
-from a2p_ros.image_io import decode_image
+from a2p_ros.media.image_io import decode_image
 from a2p_ros.types import Image
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def open_source(
     if not path.exists():
         raise SourceError(f"source {spec!r} does not exist; expected {KNOWN}")
     if path.suffix.lower() in BAG_SUFFIXES or (path.is_dir() and (path / "metadata.yaml").exists()):
-        from a2p_ros.bags import BagSource
+        from a2p_ros.media.bags import BagSource
 
         return BagSource(path, topic=topic)
     if path.is_dir():

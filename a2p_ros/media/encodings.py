@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from a2p_ros.errors import InputError
-from a2p_ros.image_io import check_size, decode_image
+from a2p_ros.media.image_io import check_size, decode_image
 from a2p_ros.types import Image
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from a2p_ros.fitting.small_systems import solve_spd
 from a2p_ros.hand.model import betas_for_length, hand_length
-from a2p_ros.small_systems import solve_spd
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel

@@ -24,9 +24,9 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from a2p_ros.camera import CameraModel
-from a2p_ros.encodings import compressed_to_rgb, image_to_rgb
 from a2p_ros.errors import InputError, MissingDependencyError, SourceError
-from a2p_ros.sources import Frame, Source
+from a2p_ros.media.encodings import compressed_to_rgb, image_to_rgb
+from a2p_ros.media.sources import Frame, Source
 from a2p_ros.types import Image
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def message_definitions() -> dict[str, str]:
 
     Raises MissingDependencyError when none of them holds the files.
     """
-    places: list[Any] = [resources.files("a2p_ros") / "msg_definitions", Path(__file__).resolve().parents[1] / "msg"]
+    places: list[Any] = [resources.files("a2p_ros") / "msg_definitions", Path(__file__).resolve().parents[2] / "msg"]
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
     places += [Path(prefix) / "share" / "a2p_ros" / "msg" for prefix in prefixes if prefix]
     for place in places:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from a2p_ros import metrics
 from a2p_ros.errors import SourceError
-from a2p_ros.sources import Frame
+from a2p_ros.evaluation import metrics
+from a2p_ros.media.sources import Frame
 from a2p_ros.types import PlacedHand, Side, TwoHands
 
 if TYPE_CHECKING:

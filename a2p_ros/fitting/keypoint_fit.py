@@ -15,10 +15,10 @@ from jaxtyping import Float
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import FitConfig, PlacementConfig
-from a2p_ros.hand_solver import HandProblem, Linearised, Measured
+from a2p_ros.fitting.hand_solver import HandProblem, Linearised, Measured
+from a2p_ros.fitting.shape_estimate import ShapeEstimate
+from a2p_ros.fitting.skeleton import LANDMARK_SHIFT, Skeleton, has_rigid_tips, side_arrays
 from a2p_ros.rotations import angle_between
-from a2p_ros.shape_estimate import ShapeEstimate
-from a2p_ros.skeleton import LANDMARK_SHIFT, Skeleton, has_rigid_tips, side_arrays
 from a2p_ros.types import HandKeypoints, HandPose, Pair, Side
 
 if TYPE_CHECKING:

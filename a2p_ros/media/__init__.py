@@ -1,0 +1,1 @@
+"""Pictures from outside: files, videos, webcams, bags, image messages; all untrusted."""
