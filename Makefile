@@ -1,6 +1,6 @@
 # make install | demo | test | bench | lint | clean
 #
-#   TORCH=...    what pip is told for torch, e.g. "torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+#   TORCH=...    what pip is told for torch, e.g. "torch==2.13.0 --index-url ..." for the CPU build
 #   ONNX=gpu     onnxruntime-gpu instead of onnxruntime
 #   PYTHON=...   the Python to use, 3.10 to 3.12
 #   SECONDS=...  how long `make demo` runs

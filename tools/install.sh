@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that runs the package, in .venv of this checkout: `make install` calls this.
-#   TORCH   what pip is told for torch      (torch==2.13.0; e.g. TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu")
+#   TORCH   what pip is told for torch      (torch==2.13.0; e.g. TORCH="torch==2.13.0 --index-url ..." for the CPU build)
 #   ONNX    cpu or gpu                      (cpu)
 #   PYTHON  the Python to use               (3.10 to 3.12)
 set -euo pipefail
