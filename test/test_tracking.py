@@ -94,6 +94,19 @@ class World:
         return self.tracker.update([self.landmarks(region) for region in regions])
 
 
+@dataclass
+class Always:
+    """A detector that finds the same box whatever it is shown."""
+
+    box: Detection
+    name: str = "always"
+    device: str = "cpu"
+    min_score: float = 0.5
+
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        return [self.box]
+
+
 def at(hand: HandKeypoints | None) -> float | None:
     """Where a reported hand's wrist is."""
     return None if hand is None else float(hand.keypoints_px[0, 0])
@@ -279,6 +292,18 @@ def test_a_rejected_hand_is_looked_for_again() -> None:
     world.tracker.reject(Side.LEFT)
     assert seen(world.frame(RIGHT)) == (None, 900)
     assert world.runs == before + 1
+
+
+def test_hands_lost_from_equal_detections_are_told_apart() -> None:
+    """A still picture gives the detector's same box again and again, in which different hands were measured."""
+    tracker = HandTracker(interval=1)
+    box = Detection(Box(100, 100, 1200, 700), 0.9)
+    right = None
+    for where in (Hand(300.0), None, Hand(900.0), None, Hand(900.0)):
+        regions = tracker.regions(IMAGE, Always(box))
+        hand = None if where is None else where.measured(box)
+        right = tracker.update([hand if region is box else None for region in regions]).right
+    assert at(right) == 900.0
 
 
 def test_reset_and_a_new_image_size_start_over() -> None:

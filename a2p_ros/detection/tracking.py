@@ -32,9 +32,12 @@ PREDICTION = 0.75
 MEMORY_FRAMES, MEMORY_FADE = 15, 0.85
 
 
-@dataclass
+@dataclass(eq=False)
 class _Track:
-    """One hand followed over time. ``evidence`` is the log-odds that it is a right hand."""
+    """One hand followed over time. ``evidence`` is the log-odds that it is a right hand.
+
+    Tracks are told apart by identity: two may hold equal detections, and arrays have no plain equality.
+    """
 
     hand: HandKeypoints
     region: Detection
