@@ -67,11 +67,7 @@ class DepthScale:
 
         Raises InputError where the depth image is not of the camera's size.
         """
-        if depth.shape != (camera.height, camera.width):
-            raise InputError(
-                f"depth: expected an image aligned with the {camera.width} x {camera.height} colour image, "
-                f"got {depth.shape[1]} x {depth.shape[0]}; use the camera driver's aligned or registered depth topic"
-            )
+        check_depth(depth, camera)
         if self.frozen:
             return
         factor = scale_factor(mesh(hand), faces, camera, depth)
@@ -80,6 +76,16 @@ class DepthScale:
         self._measured.append(factor * length)
         if len(self._measured) in UPDATES:
             self.length = float(np.median(self._measured))
+
+
+def check_depth(depth: Float[np.ndarray, "height width"], camera: CameraModel) -> None:
+    """Raise InputError unless a depth image has one value for each pixel of the camera's image."""
+    if depth.shape != (camera.height, camera.width):
+        got = " x ".join(map(str, reversed(depth.shape))) or "a single number"
+        raise InputError(
+            f"depth: expected an image aligned with the {camera.width} x {camera.height} colour image, "
+            f"got {got}; use the camera driver's aligned or registered depth topic"
+        )
 
 
 def scale_factor(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import PipelineConfig
-from a2p_ros.depth_scale import DepthScale
+from a2p_ros.depth_scale import DepthScale, check_depth
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.landmarks import LandmarkModel
 from a2p_ros.detection.tracking import HandTracker
@@ -72,6 +72,8 @@ class TwoHandPipeline:
         height, width = image.shape[:2]
         camera = camera or CameraModel.assume(width, height, self.config.placement.assumed_fov)
         camera.check_image(height, width)
+        if depth is not None:
+            check_depth(depth, camera)
 
         clock = StageClock()
         with clock("detect"):

@@ -18,6 +18,8 @@ from a2p_ros.types import Image
 
 #: Pictures with more pixels than this are refused (a 64-megapixel picture is 192 MB as RGB).
 MAX_PIXELS = 64_000_000
+#: OpenCV's warps count pixels in 16 bits; a picture with a longer edge [px] cannot be cropped.
+MAX_EDGE = 32_766
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -108,9 +110,14 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
 
 
 def check_image(image: Image) -> None:
-    """Raise InputError unless this is an RGB image of 8 bit with at least one pixel."""
+    """Raise InputError unless this is an RGB image of 8 bit with at least one pixel and no edge over MAX_EDGE."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"image: expected RGB uint8 (height, width, 3), got {what}")
     if image.size == 0:
         raise InputError(f"image: expected at least one pixel, got {image.shape[1]} x {image.shape[0]}")
+    if max(image.shape) > MAX_EDGE:
+        raise InputError(
+            f"image: expected edges of at most {MAX_EDGE} pixels, got {image.shape[1]} x {image.shape[0]}; "
+            "scale it down"
+        )
