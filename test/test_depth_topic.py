@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from sensor_msgs.msg import Image
 
 from a2p_ros.errors import InputError
 from a2p_ros.media.encodings import depth_to_metres
+from a2p_ros.ros.depth import DepthKeeper
 
 
 @pytest.fixture
@@ -97,3 +100,28 @@ def test_the_depth_of_the_same_moment_reaches_the_pipeline(peer: Peer) -> None:
     peer.pipeline.wants_depth = False
     assert peer.answer(now + 0.42).left.valid and peer.pipeline.depths[-1] is None
     assert peer.status(lambda s: "depth" not in s.message)
+
+
+def test_depth_image_that_comes_after_its_picture_is_waited_for() -> None:
+    """Drivers publish the picture first; nothing is waited for that does not come."""
+    keeper = DepthKeeper()
+
+    def store(milliseconds: int) -> None:
+        message = Image(encoding="16UC1", width=2, height=1, step=4, data=np.array([milliseconds] * 2, "<u2").tobytes())
+        message.header.stamp.nanosec = milliseconds * 1_000_000
+        keeper.store(message)
+
+    assert keeper.of_image(100_000_000) is None, "without any depth image"
+    store(100)
+    for stamp in range(133, 533, 33):
+        late = threading.Timer(0.01, store, (stamp,))
+        late.start()
+        found = keeper.of_image(stamp * 1_000_000)
+        late.join()
+        assert found is not None and np.allclose(found, stamp / 1000)
+    begun = time.monotonic()
+    for number in range(40):
+        assert keeper.of_image((550 + number) * 1_000_000) is None
+    assert time.monotonic() - begun < 1.0, "ten waits in vain are enough"
+    store(700)
+    assert keeper.of_image(700_000_000) is not None

@@ -324,6 +324,7 @@ def test_parameter_set_while_inactive_holds_from_activation_on(peer: Peer) -> No
 def test_topic_that_is_no_name_leaves_the_node_configured(peer: Peer, name: str) -> None:
     node = peer.start(activate=False, **{name: "1 camera"})
     assert not node.autostart() and node.state == "inactive" and node.pipeline is not None
+    assert peer.status(lambda s: s.level == DiagnosticStatus.ERROR).message.startswith("not activated: ")
 
 
 def test_hand_taken_back_before_it_is_drawn_is_not_drawn(peer: Peer) -> None:
@@ -351,3 +352,12 @@ def test_hand_taken_back_before_it_is_drawn_is_not_drawn(peer: Peer) -> None:
     shown = wait_until(lambda: [m.ns for a in arrays for m in a.markers if m.action == Marker.ADD])
     assert set(shown) == {"right"}
     assert {t.child_frame_id for m in wait_until(lambda: frames) for t in m.transforms} == {"right_wrist"}
+
+
+def test_nodes_of_two_namespaces_are_told_apart_in_diagnostics(peer: Peer) -> None:
+    for name in ("front", "rear"):
+        pipeline = ScriptedPipeline()
+        node = HandsNode(make_pipeline=lambda _: pipeline, context=peer.ros.context, namespace=name)  # noqa: B023
+        assert peer.ros.add(node).autostart()
+    found = {name: peer.status(lambda s: s.name == f"{name}/hands_node: hands") for name in ("front", "rear")}  # noqa: B023
+    assert [s.hardware_id for s in found.values()] == ["/front/camera/image_raw", "/rear/camera/image_raw"]

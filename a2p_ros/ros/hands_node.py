@@ -76,6 +76,7 @@ class HandsNode(LifecycleNode):
         self._calibration: CalibrationKeeper | None = None
         self._processor: Processor | None = None
         self._active = False
+        self._topic = ""
         self._image_subscriptions: list[Any] = []
         self._worker: LatestWorker[Arrival] = LatestWorker(self._work, "inference")
         self.watchdog = Watchdog(self.settings.node.watchdog_timeout, self._on_silence)
@@ -159,8 +160,10 @@ class HandsNode(LifecycleNode):
                 )
         except Exception as error:  # noqa: BLE001 - rclpy would swallow it; its errors share no base
             self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
+            self.statistics.problem("activate", f"not activated: {error}", ERROR)
             self._stop()
             return _FAILED
+        self.statistics.problem("activate", "")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -312,7 +315,7 @@ class HandsNode(LifecycleNode):
         self._diagnostics.publish(array)
 
     def _status(self) -> DiagnosticStatus:
-        name, state = f"{self.get_name()}: hands", self.state
+        name, state = f"{self.get_fully_qualified_name().lstrip('/')}: hands", self.state
         problems = self.statistics.problems()
         values: dict[str, object] = {"state": state}
         if self.pipeline is not None:
@@ -327,9 +330,11 @@ class HandsNode(LifecycleNode):
             if self._worker.received == 0:
                 problems.append((WARN, self._why_no_image()))
             elif self._processor.enabled and self.watchdog.silent:
-                problems.insert(0, (ERROR, f"images have stopped coming on {self._topic}"))
+                missing, unanswered = "images have stopped coming", "no answer to the images that come"
+                text = f"{missing if self.watchdog.images_missing else unanswered} on {self._topic}"
+                problems.insert(0, (ERROR, text))
         values |= statistics_values(self.statistics)
-        return status_message(name, self.settings.node.image_topic, problems, values, fine)
+        return status_message(name, self._topic or self.settings.node.image_topic, problems, values, fine)
 
     def _why_no_image(self) -> str:
         publishers = self.get_publishers_info_by_topic(self._topic)

@@ -27,6 +27,11 @@ _TYPES = {
     float: ParameterType.PARAMETER_DOUBLE,
     str: ParameterType.PARAMETER_STRING,
 }
+#: How a value of the right type is written where YAML takes it for another.
+_HINTS = {
+    ParameterType.PARAMETER_DOUBLE: " (write 1.0, not 1)",
+    ParameterType.PARAMETER_STRING: ' (in a shell write -p "name:=\'0\'", in a file name: "0")',
+}
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def declare(node: Node, rows: Iterable[tuple[str, Any, Setting, Any]]) -> dict[s
         try:
             values[name] = node.declare_parameter(name, default, description).value
         except InvalidParameterTypeException as error:
-            hint = " (write 1.0, not 1)" if description.type == ParameterType.PARAMETER_DOUBLE else ""
+            hint = _HINTS.get(description.type, "")
             wanted = Parameter.Type(description.type).name.lower()
             raise ConfigError(f"parameter {name}: expected {wanted}{hint}: {error}") from error
         except InvalidParameterValueException as error:
