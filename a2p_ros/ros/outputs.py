@@ -115,7 +115,8 @@ class Outputs:
     def views(self, message: TwoHandMANO, hands: TwoHands, picture: Picture, config: NodeConfig) -> None:
         """Publish TF, markers, meshes and the overlay of a message, unless a newer one has taken its hands back."""
         with self._lock:
-            if self._last is not message:
+            overtaken = self._last is not message
+            if overtaken:
                 return
             shown = Pair(*(hands[side] if getattr(message, side.value).valid else None for side in Side))
             if config.publish_tf and self._tf is not None and message.header.frame_id:
