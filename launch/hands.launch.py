@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, tuple[str, str, list[str] | None]] = {
     "loop": ("", "Begin the source anew at its end.", ["", "true", "false"]),
     "params_file": (str(SHARE / "config" / "hands.yaml"), "YAML file with parameters of the nodes.", None),
     "namespace": ("", "Namespace of all nodes, one for each camera.", None),
+    "tf_prefix": ("", "Put before left_wrist and right_wrist on /tf; two cameras need two, as left_camera/.", None),
     "device": ("", "Where the networks run.", ["", "auto", "cpu", "cuda", "tensorrt"]),
     "hand_length": ("", "The user's hand, wrist to middle fingertip [m]; sets the metric scale.", None),
     "autostart": (
@@ -58,6 +59,7 @@ HANDS_PARAMETERS = {
     "camera_info_topic": ("camera_info_topic", str),
     "depth_topic": ("depth_topic", str),
     "compressed": ("compressed", bool),
+    "tf_prefix": ("tf_prefix", str),
     "device": ("device.device", str),
     "hand_length": ("placement.hand_length", float),
     "autostart": ("autostart", bool),
@@ -87,6 +89,8 @@ def start(context: LaunchContext) -> list[Any]:
     value = {name: context.perform_substitution(LaunchConfiguration(name)) for name in ARGUMENTS}
     if not Path(value["params_file"]).is_file():
         raise FileNotFoundError(f"params_file: expected a YAML file, but {value['params_file']!r} does not exist")
+    if value["image_topic"].endswith("/compressed"):
+        value["compressed"] = "true"
     actions: list[Any] = fast_dds_profile()
     if value["source"]:
         moved = picture_topics(value) if value["image_topic"] else []
@@ -149,13 +153,15 @@ def typed(argument: str, text: str, kind: type) -> Any:
 
 def picture_topics(value: dict[str, str]) -> list[tuple[str, str]]:
     """Where images and CameraInfo are, as remappings."""
-    image = value["image_topic"] or "camera/image_raw"
+    image = (value["image_topic"] or "camera/image_raw").removesuffix("/compressed")
     beside = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
-    return [
-        ("image_raw", image),
-        ("image_raw/compressed", f"{image}/compressed"),
-        ("camera_info", value["camera_info_topic"] or beside),
-    ]
+    image, info = (absolute(topic, value["namespace"]) for topic in (image, value["camera_info_topic"] or beside))
+    return [("image_raw", image), ("image_raw/compressed", f"{image}/compressed"), ("camera_info", info)]
+
+
+def absolute(topic: str, namespace: str) -> str:
+    """A topic as hands_node resolves it; the camera node, one namespace deeper, would make another of it."""
+    return topic if topic[0] in "/~" else "/".join(["", *filter(None, namespace.split("/")), topic])
 
 
 def rviz(value: dict[str, str]) -> Node:

@@ -131,6 +131,36 @@ def test_a_source_starts_a_camera_too():
 
 
 @needs_launch
+@pytest.mark.parametrize(
+    ("arguments", "image"),
+    [
+        ({"image_topic": "front/picture"}, "/front/picture"),
+        ({"image_topic": "front/picture", "namespace": "/robot/"}, "/robot/front/picture"),
+        ({"image_topic": "/front/picture", "namespace": "robot"}, "/front/picture"),
+        ({"image_topic": "/front/picture/compressed"}, "/front/picture"),
+    ],
+)
+def test_the_camera_publishes_where_the_hands_node_listens(arguments: dict[str, str], image: str):
+    camera, hands = [a for a in launched(source="synthetic", **arguments) if hasattr(a, "node_executable")]
+    given = {k[0].text: v[0].text for k, v in camera._Node__remappings}
+    folder = image.rpartition("/")[0]
+    assert given == {
+        "image_raw": image,
+        "image_raw/compressed": f"{image}/compressed",
+        "camera_info": f"{folder}/camera_info",
+    }
+    compressed = [
+        p
+        for n in (camera, hands)
+        for d in n._Node__parameters
+        if isinstance(d, dict)
+        for p in d
+        if p[0].text == "compressed"
+    ]
+    assert len(compressed) == (2 if arguments["image_topic"].endswith("/compressed") else 0)
+
+
+@needs_launch
 def test_views_are_started_when_asked_for():
     expected = ["camera_node", "hands_node", "viewer_node", "rviz2", "static_transform_publisher"]
     assert executables(launched(source="synthetic", viewer="true", rviz="true")) == expected
