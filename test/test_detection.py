@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from a2p_ros.config import DetectionConfig, DeviceConfig
+from a2p_ros.config import DetectionConfig, DeviceConfig, LandmarkConfig
+from a2p_ros.detection import landmarks as landmarks_module
+from a2p_ros.detection import palm as palm_module
 from a2p_ros.detection import tflite
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.palm import decode, ssd_anchors, weighted_nms
@@ -114,20 +116,37 @@ def test_mediapipe_without_the_models(monkeypatch, tmp_path: Path) -> None:
 
 
 @needs_models
-def test_damaged_and_swapped_models(monkeypatch, tmp_path: Path) -> None:
-    landmarks = tflite.mediapipe_file("modules/hand_landmark/hand_landmark_full.tflite").read_bytes()
-    path = tmp_path / "modules" / "palm_detection" / "palm_detection_full.tflite"
-    path.parent.mkdir(parents=True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
-    path.write_bytes(landmarks)
+def test_damaged_and_swapped_models(tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite.mediapipe_file("modules/hand_landmark/hand_landmark_full.tflite").read_bytes())
+    outputs = ((1, 2016, 18), (1, 2016, 1))
     with pytest.raises(WeightsError, match=r"expected input \(1, 192, 192, 3\).*got \[\(1, 224, 224, 3\)\]"):
-        make_detector(DetectionConfig(), DEVICE)
-    path.write_bytes(b"not a model at all")
-    with pytest.raises(WeightsError, match="not a LiteRT model"):
-        make_detector(DetectionConfig(), DEVICE)
-    path.write_bytes(b"")
-    with pytest.raises(WeightsError, match="not a LiteRT model"):
-        make_detector(DetectionConfig(), DEVICE)
+        tflite.TfliteModel(path, 1, 192, outputs)
+    for content in (b"not a model at all", b""):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match="not a LiteRT model"):
+            tflite.TfliteModel(path, 1, 192, outputs)
+
+
+@needs_models
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        (palm_module.MODEL, lambda: make_detector(DetectionConfig(), DEVICE)),
+        (landmarks_module.MODEL, lambda: landmarks_module.LandmarkModel(LandmarkConfig(), DEVICE)),
+    ],
+    ids=["palm", "landmarks"],
+)
+def test_a_model_whose_numbers_were_changed_is_refused(monkeypatch, tmp_path: Path, name: str, build) -> None:
+    """One changed weight loads without complaint and gives another answer."""
+    content = bytearray(tflite.mediapipe_file(name).read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    with pytest.raises(WeightsError, match=r"expected the model with SHA-256 .* damaged, was changed .*Reinstall it"):
+        build()
 
 
 @needs_models

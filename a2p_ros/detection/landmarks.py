@@ -24,6 +24,7 @@ from a2p_ros.inference import thread_count
 from a2p_ros.types import Box, Detection, HandKeypoints, Image
 
 MODEL = "modules/hand_landmark/hand_landmark_full.tflite"
+SHA256 = "11c272b891e1a99ab034208e23937a8008388cf11ed2a9d776ed3d01d0ba00e3"
 INPUT = 224
 #: Turns tried on a box of unknown rotation until a hand is found [rad].
 TURNS = (0.0, math.pi / 2, -math.pi / 2, math.pi)
@@ -54,7 +55,7 @@ class LandmarkModel:
 
     def __init__(self, config: LandmarkConfig, device: DeviceConfig) -> None:
         outputs = ((1, 63), (1, 1), (1, 1), (1, 63))
-        self._model = TfliteModel(mediapipe_file(MODEL), thread_count(device), INPUT, outputs)
+        self._model = TfliteModel(mediapipe_file(MODEL, SHA256), thread_count(device), INPUT, outputs)
         self.min_presence = config.min_presence
         self.min_size = config.min_size
 

@@ -19,6 +19,7 @@ from a2p_ros.inference import thread_count
 from a2p_ros.types import Box, Detection, Image
 
 MODEL = "modules/palm_detection/palm_detection_full.tflite"
+SHA256 = "1b14e9422c6ad006cde6581a46c8b90dd573c07ab7f3934b5589e7cea3f89a54"
 INPUT = 192
 ANCHORS = 2016
 #: Columns of the box regressor: centre x, y, width, height, then 7 keypoints x, y [input px].
@@ -44,7 +45,7 @@ class PalmDetector:
 
     def __init__(self, config: DetectionConfig, device: DeviceConfig) -> None:
         outputs = ((1, ANCHORS, COLUMNS), (1, ANCHORS, 1))
-        self._model = TfliteModel(mediapipe_file(MODEL), thread_count(device), INPUT, outputs)
+        self._model = TfliteModel(mediapipe_file(MODEL, SHA256), thread_count(device), INPUT, outputs)
         self._anchors = ssd_anchors()
         self.min_score = config.min_score
 

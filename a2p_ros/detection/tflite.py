@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,17 @@ from a2p_ros.errors import MissingDependencyError, WeightsError
 INSTALL = "pip install --no-deps mediapipe==0.10.21"
 
 
-def mediapipe_file(relative: str) -> Path:
+def mediapipe_file(relative: str, sha256: str = "") -> Path:
     """Path of a file inside the installed mediapipe package, which is not imported.
+
+    Args:
+        relative: path inside the package.
+        sha256: digest that the file must have, in hexadecimal; empty = any.
 
     Raises:
         MissingDependencyError: mediapipe is not installed, or its wheel lacks the file.
+        WeightsError: the file is not the one with that digest. A network whose numbers were changed loads and
+            answers all the same, so nothing else would tell.
     """
     spec = importlib.util.find_spec("mediapipe")
     if spec is None or spec.origin is None:
@@ -26,6 +33,12 @@ def mediapipe_file(relative: str) -> Path:
     path = Path(spec.origin).parent / relative
     if not path.is_file():
         raise MissingDependencyError(f"the installed mediapipe has no {relative}; the version that has it: {INSTALL}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if sha256 else ""
+    if found != sha256:
+        raise WeightsError(
+            f"{path}: expected the model with SHA-256 {sha256[:16]}..., got {found[:16]}...; the file is damaged, was "
+            f"changed or is of another version. Reinstall it: {INSTALL} --force-reinstall"
+        )
     return path
 
 
