@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import FitConfig, PlacementConfig
+from a2p_ros.fitting.hand_solver import HandProblem, Measured
 from a2p_ros.fitting.keypoint_fit import KeypointFit
+from a2p_ros.fitting.skeleton import LANDMARK_SHIFT, Skeleton, side_arrays
 from a2p_ros.placement import place
 from a2p_ros.types import HandKeypoints, HandPose, Pair, Side
 
@@ -117,7 +120,8 @@ def test_two_hands_in_one_batch_equal_each_by_itself() -> None:
         np.testing.assert_allclose(pose.joints, fit_one(hand, points).joints, atol=1e-9)
 
 
-def test_a_mirrored_image_gives_the_mirrored_hand() -> None:
+@pytest.mark.parametrize("shift", [NO_SHIFT, LANDMARK_SHIFT], ids=["joints", "landmarks"])
+def test_a_mirrored_image_gives_the_mirrored_hand(shift: np.ndarray) -> None:
     rng = np.random.default_rng(6)
     keypoints = seen_by(make_hand(Side.RIGHT, rng, CAMERA), CAMERA, rng, noise_px=0.02, noise_3d=0.01)
     mirrored = dataclasses.replace(
@@ -126,8 +130,8 @@ def test_a_mirrored_image_gives_the_mirrored_hand() -> None:
         keypoints_3d=keypoints.keypoints_3d * [-1, 1, 1],
         crop_centre_px=(CAMERA.width - 1 - keypoints.crop_centre_px[0], keypoints.crop_centre_px[1]),
     )
-    right = fitter()(Pair(None, keypoints), CAMERA).right
-    left = fitter()(Pair(mirrored, None), CAMERA).left
+    right = KeypointFit(MODELS, landmark_shift=shift)(Pair(None, keypoints), CAMERA).right
+    left = KeypointFit(MODELS, landmark_shift=shift)(Pair(mirrored, None), CAMERA).left
     assert right is not None and left is not None
     np.testing.assert_allclose(left.joints, right.joints * [-1, 1, 1], atol=1e-6)
     mirror = np.diag([-1.0, 1, 1])
@@ -176,6 +180,37 @@ def test_a_lost_hand_starts_afresh_and_a_jump_is_recovered() -> None:
     assert fit.rejected == Pair(False, False)
     again = fit(Pair(seen_by(hand, CAMERA), None), CAMERA).left
     assert again is not None
+
+
+def test_a_hand_that_was_gone_owes_nothing_to_its_last_pose() -> None:
+    rng = np.random.default_rng(16)
+    hands = moving(Side.RIGHT, 3)
+    first, _, last = (seen_by(hand, CAMERA, rng, noise_px=0.01, noise_3d=0.01) for hand in hands)
+    fit = fitter()
+    for keypoints in (first, None):
+        fit(Pair(None, keypoints), CAMERA)
+    again, fresh = fit(Pair(None, last), CAMERA).right, fitter()(Pair(None, last), CAMERA).right
+    assert again is not None and fresh is not None
+    np.testing.assert_array_equal(again.joints, fresh.joints)
+
+
+def test_no_step_raises_the_cost() -> None:
+    """Where Gauss-Newton alone does overshoot: far from the solution, and with keypoints that fit no hand."""
+    rng = np.random.default_rng(17)
+    skeleton = Skeleton([side_arrays(MODELS, NO_SHIFT).right])
+    overshot = 0
+    for _ in range(12):
+        keypoints = seen_by(make_hand(Side.RIGHT, rng, CAMERA), CAMERA, rng, noise_px=0.2, noise_3d=0.1)
+        problem = HandProblem(skeleton, np.zeros(10), Measured.of([keypoints], CAMERA))
+        turn = Rotation.random(1, random_state=rng.integers(2**31)).as_matrix()
+        start = problem.linearise(problem.located(turn, rng.normal(size=(1, 5, 3, 3))))
+        costs = [float(problem.solve(start, steps).cost[0]) for steps in range(10)]
+        assert all(after <= before for before, after in pairwise(costs))
+        free = [start]
+        for _ in range(9):
+            free.append(problem.linearise(free[-1].state.moved(free[-1].step(np.array([1e-6])))))
+        overshot += any(after.cost[0] > 1.001 * before.cost[0] for before, after in pairwise(free))
+    assert overshot >= 3
 
 
 def test_bones_keep_their_length_once_the_shape_is_known() -> None:
