@@ -19,6 +19,7 @@ from a2p_ros import cli
 from a2p_ros.commands import common, demo, doctor, run
 from a2p_ros.commands.processes import ChildDied, Children, cpu_seconds, memory_mb
 from a2p_ros.errors import ConfigError
+from a2p_ros.media.sources import Frame
 from a2p_ros.types import TwoHands
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,6 +136,14 @@ def test_a_bad_option_is_named(scripted, video, tmp_path, capsys, option, part) 
     assert cli.main(["run", str(video), "--out", str(tmp_path / "o"), *option]) == 2
     err = capsys.readouterr().err
     assert (part in err) or (part == "placement" and "hand_length" in err)
+
+
+@pytest.mark.parametrize(("stamps", "resets"), [((0.0, 0.1, 0.2), 0), ((0.0, 0.1, 0.1, 0.2), 1), ((5.0, 0.0, 0.1), 1)])
+def test_time_that_stands_or_goes_back_begins_a_new_stream(scripted, stamps, resets) -> None:
+    image = np.zeros((720, 1280, 3), np.uint8)
+    seen = list(run.process(scripted(), [Frame(image, stamp) for stamp in stamps]))
+    assert [hands.stamp for _, hands in seen] == list(stamps)
+    assert scripted.resets == resets
 
 
 def test_settings_reach_the_pipeline(scripted) -> None:

@@ -47,6 +47,15 @@ def test_clip_scores_count_swaps_and_wrong_sides() -> None:
     assert result["swaps"] == 2 and result["side_accuracy"] == 0.5 and result["mediapipe_recall"] == 0.0
 
 
+def test_a_hand_near_where_the_other_was_is_no_swap_while_it_is_nearer_to_its_own_place() -> None:
+    score = ClipScore()
+    for shift in (0.0, 0.01, 0.02):
+        left, right = placed_hand(Side.LEFT, (-0.03 + shift, 0, 0.5))[0], placed_hand(Side.RIGHT, (0.03, 0, 0.5))[0]
+        assert left.box.iou(right.box) > 0.15, "hands that overlap"
+        score.add(two_hands(left, right), [], [])
+    assert score.result()["swaps"] == 0
+
+
 def test_clip_scores_without_known_sides_go_by_the_reference() -> None:
     right = placed_hand(Side.RIGHT, (0.15, 0, 0.5))[0]
     shifted = PeerHand(Side.LEFT, 0.9, right.keypoints_px + np.array([0.15 * right.box.size, 0]))
@@ -88,8 +97,9 @@ def test_metrics_are_invariant_where_their_protocol_says_so() -> None:
 
 
 def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
-    """A pipeline that answers the truth moved by 30 mm: the wrist is off by that, and nothing else is."""
+    """The truth moved by 30 mm, and once a left hand where none is: the wrist is off by that, and nothing else is."""
     hands = [placed_hand(side, (x, 0.0, 0.5)) for side, x in ((Side.LEFT, -0.15), (Side.RIGHT, 0.15))]
+    elsewhere = placed_hand(Side.LEFT, (-0.15, 0.25, 0.5))[0]
 
     class Truth:
         def __init__(self, hand, vertices) -> None:
@@ -107,7 +117,7 @@ def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
         def __call__(self, image, camera, stamp) -> TwoHands:
             left, right = hands[0][0], hands[1][0]
             moved = dataclasses.replace(right, wrist=right.wrist + (0.03, 0, 0), joints=right.joints + (0.03, 0, 0))
-            return two_hands(left if stamp else None, moved, stamp)
+            return two_hands(left if stamp else elsewhere, moved, stamp)
 
         def mesh(self, hand):
             vertices = hands[0 if hand.side is Side.LEFT else 1][1]
@@ -124,7 +134,7 @@ def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
     assert single["mrrpe_mm"] == pytest.approx(30.0)
     assert result["by_hand"]["right"]["wrist_error_mm"] == pytest.approx(30.0)
     assert result["by_hand"]["left"]["wrist_error_mm"] == pytest.approx(0.0, abs=1e-6)
-    assert result["by_distance"]["0.4-0.6"]["hands"] == 8 and result["false_hands"] == 0
+    assert result["by_distance"]["0.4-0.6"]["hands"] == 8 and result["false_hands"] == 1
 
 
 def test_a_source_without_truth_cannot_be_scored(monkeypatch, capsys) -> None:

@@ -442,6 +442,16 @@ def test_files_that_are_not_npz_or_hold_objects_are_refused(tmp_path):
         load_hand_model(target, Side.LEFT)
 
 
+def test_a_file_that_unpacks_to_too_much_is_refused_unread(tmp_path, monkeypatch):
+    target = tmp_path / "MANO_LEFT.npz"
+    np.savez_compressed(target, v_template=np.zeros(3_000_000))
+    assert target.stat().st_size < 2**16
+    monkeypatch.setattr("a2p_ros.hand.files.MAX_BYTES", 4 * 2**20)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(HandModelError, match="expected at most 4 MiB of arrays, got 22 MiB"):
+        read_arrays(target)
+
+
 def test_two_different_models_in_one_folder_are_refused(tmp_path):
     for side, name in ((Side.LEFT, "open_hand"), (Side.RIGHT, "mano")):
         arrays = read_arrays(ASSETS / f"MANO_{side.name}.npz") | {"model_name": np.array(name)}

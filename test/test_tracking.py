@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -166,6 +167,15 @@ def test_detector_runs_while_a_hand_is_doubtful() -> None:
     for _ in range(4):
         world.frame(Hand(900, presence=0.6))
     assert world.runs == 4
+
+
+def test_a_doubtful_hand_is_looked_for_where_the_detector_sees_it() -> None:
+    for presence, wanted in ((0.99, "carried"), (0.6, "detected")):
+        world = World(tracker=HandTracker(interval=1))
+        world.frame(dataclasses.replace(RIGHT, presence=presence))
+        world.hands = [dataclasses.replace(RIGHT, x=RIGHT.x + 12)]
+        (region,) = world.tracker.regions(IMAGE, world)
+        assert region.box == Box.around(world.hands[0].points() - ([0, 0] if wanted == "detected" else [12, 0]))
 
 
 def test_a_second_hand_is_found_within_the_interval() -> None:
