@@ -34,6 +34,7 @@ from a2p_ros.errors import ConfigError, DeviceError, HandModelError, WeightsErro
 from a2p_ros.ros.hands_node import HandsNode
 from a2p_ros.ros.parameters import NodeConfig
 from a2p_ros.ros.running import spin
+from a2p_ros.ros.worker import LatestWorker
 from a2p_ros.types import Side
 
 
@@ -361,3 +362,26 @@ def test_nodes_of_two_namespaces_are_told_apart_in_diagnostics(peer: Peer) -> No
         assert peer.ros.add(node).autostart()
     found = {name: peer.status(lambda s: s.name == f"{name}/hands_node: hands") for name in ("front", "rear")}  # noqa: B023
     assert [s.hardware_id for s in found.values()] == ["/front/camera/image_raw", "/rear/camera/image_raw"]
+
+
+def test_pipeline_that_hangs_is_not_entered_again_but_loaded_anew(peer: Peer) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    class Hanging(ScriptedPipeline):
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            entered.set()
+            gate.wait(20.0)
+            return super().__call__(*arguments, **named)
+
+    node = peer.start(Hanging())
+    worker = node._worker
+    worker.stop = lambda timeout=5.0: LatestWorker.stop(worker, 0.05)
+    peer.image()
+    assert entered.wait(5.0) and node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() != TransitionCallbackReturn.SUCCESS and node.state == "inactive"
+    peer.pipeline = ScriptedPipeline()
+    assert node.trigger_cleanup() == node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    wait_until(lambda: peer.images.get_subscription_count() and node._outputs._hands.get_subscription_count())
+    assert peer.answer().left.valid
+    gate.set()

@@ -105,6 +105,7 @@ class HandsNode(LifecycleNode):
         try:
             self.pipeline = self._make_pipeline(self.settings.pipeline)
             self.pipeline.warm_up()
+            self._worker = LatestWorker(self._work, "inference")
             self._outputs = Outputs(self, self.pipeline, self.settings.node.tf_prefix)
         except A2PError as error:
             return self._configure_failed(f"{type(error).__name__}: {error}")
@@ -128,6 +129,10 @@ class HandsNode(LifecycleNode):
         depth = DepthKeeper() if config.depth_topic else None
         assert self._outputs is not None
         try:
+            if self._worker.hanging:
+                raise RuntimeError(
+                    "inference of the last activation has not ended; clean up and configure to load anew"
+                )
             self._calibration = CalibrationKeeper(self.resolve_topic_name(info_topic), rectified=rectified)
             self._processor = Processor(
                 self.pipeline,

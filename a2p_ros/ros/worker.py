@@ -24,6 +24,7 @@ class LatestWorker(Generic[Item]):
         self._item: Item | None = None
         self._running = False
         self._thread: threading.Thread | None = None
+        self._left: threading.Thread | None = None
         self.received = 0
         self.dropped = 0
 
@@ -58,7 +59,13 @@ class LatestWorker(Generic[Item]):
         if thread is None or thread is threading.current_thread():
             return True
         thread.join(timeout)
-        return not thread.is_alive()
+        self._left = thread
+        return not self.hanging
+
+    @property
+    def hanging(self) -> bool:
+        """Whether the work that was going on at the last stop still is."""
+        return self._left is not None and self._left.is_alive()
 
     def _run(self) -> None:
         me = threading.current_thread()
