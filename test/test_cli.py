@@ -146,6 +146,14 @@ def test_time_that_stands_or_goes_back_begins_a_new_stream(scripted, stamps, res
     assert scripted.resets == resets
 
 
+def test_the_source_is_never_written_over(scripted, video, capsys) -> None:
+    source = video.rename(video.with_name("overlay.mp4"))
+    before = source.read_bytes()
+    assert cli.main(["run", str(source), "--out", str(source.parent)]) == 2
+    assert "would overwrite the source" in capsys.readouterr().err
+    assert source.read_bytes() == before and list(source.parent.iterdir()) == [source]
+
+
 def test_settings_reach_the_pipeline(scripted) -> None:
     args = cli.make_parser().parse_args(
         ["run", "x", "--set", "detection.interval=9", "--set", "smoothing.enabled=false", "--hand-length", "0.19"]

@@ -55,6 +55,21 @@ def test_video_keeps_its_times_and_can_be_read_twice(tmp_path: Path) -> None:
     assert len(second) == 12
 
 
+def test_a_video_that_is_cut_off_says_so(tmp_path: Path, picture: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    whole = tmp_path / "whole.mkv"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (160, 120))
+    for i in range(20):
+        writer.write(np.ascontiguousarray(np.roll(picture, 9 * i, axis=1)[:120, :160]))
+    writer.release()
+    assert len(list(open_source(str(whole)))) == 20
+    assert not caplog.records
+    # Matroska's header, which tells the duration, comes first, and what comes after the cut is lost.
+    data = whole.read_bytes()
+    count = len(list(open_source(str(_file(tmp_path / "cut.mkv", data[: len(data) // 2])))))
+    assert 0 < count < 18
+    assert f"{count} of its 20 frames could be decoded; it is cut off or damaged" in caplog.text
+
+
 def test_given_rate_replaces_that_of_the_video(tmp_path: Path) -> None:
     write_video(tmp_path / "v.avi", 3)
     assert [f.stamp for f in open_source(str(tmp_path / "v.avi"), fps=10.0)] == pytest.approx([0.0, 0.1, 0.2])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Frames of a source without an end when ``--frames`` says nothing: ten seconds of the synthetic camera.
 _ENDLESS = 300
+#: What a run writes into its folder.
+RESULTS = LINES, BAG, VIDEO, PICTURE = "hands.jsonl", "hands_bag", "overlay.mp4", "overlay.png"
 
 
 def add_parser(verbs: Any) -> None:
@@ -58,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
         if limit is None and source.length is None and not source.live and args.source.startswith("synthetic"):
             limit = _ENDLESS
         total = min((n for n in (limit, source.length) if n is not None), default=None)
+        folder = args.out or Path("out") / default_name(args.source)
+        check_apart(args.source, folder)
         pipeline = TwoHandPipeline(config)
         pipeline.warm_up()
-        folder = args.out or Path("out") / default_name(args.source)
         tally, interrupted = Tally(), False
         begin = time.perf_counter()
         with Outputs(folder, source.fps, args, single=source.length == 1) as outputs:
@@ -74,6 +77,13 @@ def run(args: argparse.Namespace) -> int:
     result = tally.result(seconds) | {"model_id": pipeline.model_id, "out": str(folder), "interrupted": interrupted}
     common.finish(args, result, summary(result, outputs.paths))
     return 130 if interrupted else 0
+
+
+def check_apart(source: str, folder: Path) -> None:
+    """Raise SourceError where a result would be written over the source itself."""
+    read = Path(source).expanduser().resolve()
+    if any((folder / name).resolve() in (read, *read.parents) for name in RESULTS):
+        raise SourceError(f"results in {folder} would overwrite the source {source}; give another --out")
 
 
 def process(pipeline: TwoHandPipeline, frames: Any) -> Iterator[tuple[Frame, TwoHands]]:
@@ -135,19 +145,19 @@ class Outputs:
         self.paths: list[Path] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lines = self._stack.enter_context((folder / "hands.jsonl").open("w", encoding="utf-8"))
+            self._lines = self._stack.enter_context((folder / LINES).open("w", encoding="utf-8"))
         except OSError as error:
             raise SourceError(f"cannot write into {folder}: {error.strerror}; give another --out") from error
-        self.paths.append(folder / "hands.jsonl")
+        self.paths.append(folder / LINES)
         self._bag: Any = None
         try:
             if args.mcap:
                 from a2p_ros.media.bags import HandsBagWriter
 
-                self._bag = self._stack.enter_context(HandsBagWriter(folder / "hands_bag"))
-                self.paths.append(folder / "hands_bag")
+                self._bag = self._stack.enter_context(HandsBagWriter(folder / BAG))
+                self.paths.append(folder / BAG)
             if not args.no_video:
-                self.paths.append(folder / ("overlay.png" if single else "overlay.mp4"))
+                self.paths.append(folder / (PICTURE if single else VIDEO))
                 if not single:
                     from a2p_ros.media.video import VideoWriter
 

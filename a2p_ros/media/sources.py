@@ -6,6 +6,7 @@ same everywhere.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ KNOWN = (
     f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder of images, a video, a rosbag2 folder or a file "
     f"({', '.join(BAG_SUFFIXES)}), a webcam number (0), or synthetic[:SEED]"
 )
+
+
+#: A video of which less than this share is decoded is said to be cut off; the count that its header gives is rough.
+COMPLETE = 0.9
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,11 @@ class VideoSource(Source):
                 yield Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp)
             if count == 0:
                 raise SourceError(f"video {self.path} opens but not one frame can be decoded; it is empty or damaged")
+            if self.length is not None and count < COMPLETE * self.length:
+                log.warning(
+                    "video %s: %d of its %d frames could be decoded; it is cut off or damaged",
+                    self.path, count, self.length,
+                )  # fmt: skip
         finally:
             capture.release()
 
