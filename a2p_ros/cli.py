@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ChildDied):
             sys.stderr.write("".join(f"    {line}\n" for line in error.log.splitlines()))
         return FAILED
+    except OSError as error:  # a full disk, a folder that may not be written
+        logging.getLogger(__name__).info("where it happened", exc_info=error)
+        sys.stderr.write(f"a2p: error: {error}\n")
+        return FAILED
     except KeyboardInterrupt:
         sys.stderr.write("a2p: stopped\n")
         return INTERRUPTED

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -144,6 +145,15 @@ def test_time_that_stands_or_goes_back_begins_a_new_stream(scripted, stamps, res
     seen = list(run.process(scripted(), [Frame(image, stamp) for stamp in stamps]))
     assert [hands.stamp for _, hands in seen] == list(stamps)
     assert scripted.resets == resets
+
+
+def test_a_full_disk_is_one_clear_line(scripted, video, tmp_path, capsys, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run.Outputs, "write", full)
+    assert cli.main(["run", str(video), "--out", str(tmp_path / "out"), "--no-video"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "a2p: error: [Errno 28] No space left on device"
 
 
 def test_the_source_is_never_written_over(scripted, video, capsys) -> None:
