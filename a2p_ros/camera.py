@@ -356,3 +356,12 @@ def _normalise(name: str, coefficients: Sequence[float]) -> tuple[DistortionMode
 def _apply_homography(matrix: np.ndarray, q: np.ndarray) -> np.ndarray:
     turned = q @ matrix[:, :2].T + matrix[:, 2]
     return turned[..., :2] / turned[..., 2:]
+
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether an image topic says that its pictures are rectified: a word of its last part begins with `rect`.
+
+    As `image_rect`, `image_rect_color`, `rectified`; not `image_unrectified`.
+    """
+    words = topic.removesuffix("/compressed").rpartition("/")[2].split("_")
+    return any(word.startswith("rect") for word in words)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2p_ros.camera import CameraModel, Roi, rotation_to_ray
+from a2p_ros.camera import CameraModel, Roi, is_rectified_topic, rotation_to_ray
 from a2p_ros.errors import CameraError
 
 K = (600.0, 0, 330.5, 0, 610.0, 235.0, 0, 0, 1)
@@ -217,3 +217,19 @@ def test_rotation_to_ray_is_a_pure_stretch() -> None:
 
 def test_rotation_to_the_principal_point_is_the_identity() -> None:
     np.testing.assert_allclose(rotation_to_ray(camera(), (330.5, 235.0)), np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("topic", "rectified"),
+    [
+        ("/cam/image_rect", True),
+        ("/cam/image_rect_color/compressed", True),
+        ("/cam/rectified", True),
+        ("/cam/image_raw", False),
+        ("/rect_camera/image_raw", False),
+        ("/cam/image_unrectified", False),
+        ("/cam/image_direct", False),
+    ],
+)
+def test_rectified_topics_are_known_by_their_name(topic: str, rectified: bool) -> None:
+    assert is_rectified_topic(topic) == rectified

@@ -385,3 +385,26 @@ def test_pipeline_that_hangs_is_not_entered_again_but_loaded_anew(peer: Peer) ->
     wait_until(lambda: peer.images.get_subscription_count() and node._outputs._hands.get_subscription_count())
     assert peer.answer().left.valid
     gate.set()
+
+
+def test_wrists_of_a_node_in_a_namespace_are_named_after_it(peer: Peer) -> None:
+    names = {"": "", "/": "", "left_arm": "left_arm/", "/a/b": "a/b/"}
+    for namespace, prefix in names.items():
+        node = peer.ros.add(
+            HandsNode(make_pipeline=lambda c: ScriptedPipeline(), context=peer.ros.context, namespace=namespace)
+        )
+        assert node._tf_prefix() == prefix
+    overrides = [Parameter("tf_prefix", value="operator/")]
+    named = HandsNode(context=peer.ros.context, namespace="left_arm", parameter_overrides=overrides)
+    assert peer.ros.add(named)._tf_prefix() == "operator/"
+
+
+def test_a_parameter_that_does_not_exist_is_said(peer: Peer, capfd: pytest.CaptureFixture[str]) -> None:
+    given = {"hand_length": 0.19, "max_agee": 0.1, "nonsense": 1, "use_sim_time": False, "max_age": 0.4}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    peer.ros.add(HandsNode(context=peer.ros.context, parameter_overrides=overrides))
+    said = [line for line in capfd.readouterr().err.splitlines() if "has no effect" in line]
+    assert len(said) == 3
+    assert "hand_length is not one of this node's and has no effect; did you mean placement.hand_length?" in said[0]
+    assert "max_agee" in said[1] and "did you mean max_age?" in said[1]
+    assert "nonsense" in said[2]

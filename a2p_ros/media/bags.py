@@ -23,7 +23,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from a2p_ros.camera import CameraModel
+from a2p_ros.camera import CameraModel, is_rectified_topic
 from a2p_ros.errors import InputError, MissingDependencyError, SourceError
 from a2p_ros.media.encodings import compressed_to_rgb, image_to_rgb
 from a2p_ros.media.sources import Frame, Source
@@ -61,7 +61,7 @@ class BagSource(Source):
         self.fps = float(np.clip(self.fps, 1.0, 1000.0))
 
     def __iter__(self) -> Iterator[Frame]:
-        rectified = "image_rect" in self.topic
+        rectified = is_rectified_topic(self.topic)
         given = 0
         with _reading(self.path), AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
             wanted = [c for c in reader.connections if c.topic == self.topic and c.msgtype in (RAW, COMPRESSED)]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sensor_msgs.msg import CameraInfo
 
-from a2p_ros.camera import CameraModel
+from a2p_ros.camera import CameraModel, is_rectified_topic
 from a2p_ros.errors import CameraError
 
 Rectified = Literal["auto", "yes", "no"]
@@ -34,9 +34,9 @@ def camera_info_topic(image_topic: str) -> str:
 
 
 def is_rectified(image_topic: str, choice: Rectified) -> bool:
-    """Whether P describes the images of this topic; ``auto`` looks for `rect` in its last part."""
+    """Whether P describes the images of this topic; ``auto`` looks for a word in `rect` in its last part."""
     if choice == "auto":
-        return "rect" in image_topic.removesuffix("/compressed").rpartition("/")[2]
+        return is_rectified_topic(image_topic)
     return choice == "yes"
 
 

@@ -106,7 +106,7 @@ class HandsNode(LifecycleNode):
             self.pipeline = self._make_pipeline(self.settings.pipeline)
             self.pipeline.warm_up()
             self._worker = LatestWorker(self._work, "inference")
-            self._outputs = Outputs(self, self.pipeline, self.settings.node.tf_prefix)
+            self._outputs = Outputs(self, self.pipeline, self._tf_prefix())
         except A2PError as error:
             return self._configure_failed(f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - whatever a library raises while loading, the node stays and says it
@@ -196,6 +196,11 @@ class HandsNode(LifecycleNode):
     def farewell(self) -> None:
         """Stop as deactivation does, before the process ends."""
         self._stop()
+
+    def _tf_prefix(self) -> str:
+        """Two cameras in two namespaces must not claim one frame."""
+        namespace = self.get_namespace().strip("/")
+        return self.settings.node.tf_prefix or (f"{namespace}/" if namespace else "")
 
     def _configure_failed(self, reason: str, trace: str = "") -> TransitionCallbackReturn:
         self.get_logger().error(f"cannot configure, the node stays unconfigured: {reason}\n{trace}".rstrip())

@@ -7,6 +7,7 @@ checks a configuration file, so no second set of rules exists.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -79,7 +80,9 @@ class NodeConfig(Checked):
         False, "Whether a hand that is predicted, not seen in this image, counts as valid.", runtime=True
     )
     publish_tf: bool = setting(True, "Publish the wrists as frames on /tf while they are valid.", runtime=True)
-    tf_prefix: str = setting("", "Put before `left_wrist` and `right_wrist`, as `operator/`.")
+    tf_prefix: str = setting(
+        "", "Put before `left_wrist` and `right_wrist`, as `operator/`; empty = the node's namespace, if it has one."
+    )
     markers: Literal["mesh", "skeleton", "none"] = setting(
         "mesh", "What the marker topic shows when someone subscribes.", runtime=True
     )
@@ -147,7 +150,17 @@ def declare(node: Node, rows: Iterable[tuple[str, Any, Setting, Any]]) -> dict[s
             raise ConfigError(f"parameter {name}: expected {wanted}{hint}: {error}") from error
         except InvalidParameterValueException as error:
             raise ConfigError(f"parameter {name}: {error}; {_range_text(kind, info)}") from error
+    _name_strangers(node, set(values))
     return values
+
+
+def _name_strangers(node: Node, known: set[str]) -> None:
+    """Warn of values given at start for parameters that do not exist: rclpy passes over them in silence."""
+    for name in sorted(set(node._parameter_overrides) - known):
+        if not node.has_parameter(name) and not name.startswith("qos_overrides."):
+            near = difflib.get_close_matches(name, known, 1, 0.5) or [n for n in known if n.endswith(f".{name}")]
+            hint = f"; did you mean {near[0]}?" if near else ""
+            node.get_logger().warning(f"parameter {name} is not one of this node's and has no effect{hint}")
 
 
 def declare_config(node: Node, config: type[Any]) -> Any:
