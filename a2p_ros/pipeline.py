@@ -47,6 +47,7 @@ class TwoHandPipeline:
         self.regressor = KeypointFit(self.hand_models, config.fit, config.placement)
         self.smoother = HandSmoother(config.smoothing, self.hand_models)
         self.depth_scale = DepthScale()
+        self._last_shape: tuple[int, ...] = ()
 
     def __call__(
         self,
@@ -72,6 +73,9 @@ class TwoHandPipeline:
         height, width = image.shape[:2]
         camera = camera or CameraModel.assume(width, height, self.config.placement.assumed_fov)
         camera.check_image(height, width)
+        if image.shape != self._last_shape:
+            self.reset()
+            self._last_shape = image.shape
         if depth is not None:
             check_depth(depth, camera)
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scripted import HEIGHT, WIDTH, placed_hand, two_hands
 
-from a2p_ros.errors import CameraError, SourceError
+from a2p_ros.errors import SourceError
 from a2p_ros.media.bags import BagSource, HandsBagWriter, hands_typestore, message_definitions
 from a2p_ros.media.sources import open_source
 from a2p_ros.message_fields import two_hand_fields
@@ -209,10 +211,21 @@ def test_only_damaged_images_are_an_error(tmp_path) -> None:
         list(BagSource(write_bag(tmp_path / "bag", {"/cam/image_raw": [bad]})))
 
 
-def test_an_uncalibrated_camera_is_refused(tmp_path) -> None:
-    bag = write_bag(tmp_path / "bag", {"/cam/image_raw": [raw_image(0)], "/cam/camera_info": [camera_info(0.0)]})
-    with pytest.raises(CameraError, match="uncalibrated"):
-        list(BagSource(bag))
+@pytest.mark.parametrize(("fx", "says"), [(0.0, "uncalibrated"), (math.nan, "uncalibrated|finite")])
+def test_an_unusable_camera_is_told_once_and_assumed(tmp_path, caplog, fx: float, says: str) -> None:
+    topics = {"/c/image_raw": [raw_image(n) for n in range(3)], "/c/camera_info": [camera_info(fx) for _ in range(3)]}
+    frames = list(BagSource(write_bag(tmp_path / "bag", topics)))
+    assert len(frames) == 3 and all(frame.camera is None for frame in frames)
+    told = [record.message for record in caplog.records if "the camera is assumed" in record.message]
+    assert len(told) == 1 and re.search(says, told[0])
+
+
+def test_a_camera_of_pictures_of_another_size_is_told_and_assumed(tmp_path, caplog) -> None:
+    info = camera_info()
+    info.width, info.height = 2 * info.width, 2 * info.height
+    frames = list(BagSource(write_bag(tmp_path / "bag", {"/c/image_raw": [raw_image(0)], "/c/camera_info": [info]})))
+    assert [frame.camera for frame in frames] == [None]
+    assert "the camera is assumed" in caplog.text
 
 
 def fields_of(left=None, right=None, stamp: float = 12.25):

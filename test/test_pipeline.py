@@ -273,3 +273,12 @@ def test_a_camera_that_cannot_be_gives_no_hand_and_does_no_harm(
     camera = CameraModel(width, height, focal, focal, width / 2, height / 2)
     assert sides(pipeline(frames[0].image, camera, 0.0)) == set()
     assert sides(pipeline(frames[1].image, frames[1].camera, 0.03)) == BOTH
+
+
+def test_another_image_size_is_another_stream(pipeline: TwoHandPipeline, frames: list[Any]) -> None:
+    cut = [np.ascontiguousarray(frame.image[:, 40:-40]) for frame in frames]
+    fresh = joints(pipeline(cut[4], None, 0.0))
+    pipeline.reset()
+    for n, frame in enumerate(frames[:4]):
+        pipeline(frame.image, frame.camera, n / 10)
+    assert np.allclose(joints(pipeline(cut[4], None, 0.4)), fresh, atol=1e-9)

@@ -146,3 +146,20 @@ def test_synthetic_in_real_time_plays_the_packaged_clip_with_its_camera() -> Non
     assert camera is not None and frames[0].image.shape == (camera.height, camera.width, 3)
     assert not camera.assumed and frames[0].truth is None
     assert [f.stamp for f in frames] == pytest.approx([0.0, 0.05, 0.1])
+
+
+def test_a_damaged_picture_of_a_folder_is_skipped_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), 10 * number, np.uint8))
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    frames = list(open_source(str(tmp_path), fps=10.0))
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 30]
+    assert [frame.stamp for frame in frames] == [0.0, 0.2]
+    assert "2.png is skipped" in caplog.text
+
+
+def test_a_folder_of_damaged_pictures_is_an_error(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError, match=r"cannot read .*2\.png"):
+        list(open_source(str(tmp_path)))

@@ -24,7 +24,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from a2p_ros.camera import CameraModel, is_rectified_topic
-from a2p_ros.errors import InputError, MissingDependencyError, SourceError
+from a2p_ros.errors import CameraError, InputError, MissingDependencyError, SourceError
 from a2p_ros.media.encodings import compressed_to_rgb, image_to_rgb
 from a2p_ros.media.sources import Frame, Source
 from a2p_ros.types import Image
@@ -49,6 +49,7 @@ class BagSource(Source):
 
     def __init__(self, path: Path, *, topic: str = "") -> None:
         self.path, self.name = path, str(path)
+        self._said: set[str] = set()
         with _reading(path), AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
             chosen = choose_topic(reader.connections, topic, str(path))
             self.topic = chosen.topic
@@ -70,7 +71,7 @@ class BagSource(Source):
             for connection, time, data in reader.messages([*wanted, *infos]):
                 message: Any = reader.deserialize(data, connection.msgtype)
                 if connection.msgtype == CAMERA_INFO:
-                    camera = camera_of(message, rectified=rectified)
+                    camera = self._camera(message, rectified)
                     continue
                 try:
                     image = decode(message)
@@ -78,6 +79,7 @@ class BagSource(Source):
                     log.warning("bag %s: message at %.3f s is skipped: %s", self.path, time * 1e-9, error)
                     continue
                 given += 1
+                camera = self._fitting(camera, image)
                 stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
                 yield Frame(image, stamp or time * 1e-9, camera, frame_id=message.header.frame_id)
         if not given:
@@ -86,9 +88,32 @@ class BagSource(Source):
     def _first_camera(self, reader: AnyReader, infos: list[Connection], rectified: bool) -> CameraModel | None:
         """The first CameraInfo, which may have been recorded after the first image."""
         for connection, _, data in reader.messages(infos) if infos else ():
-            return camera_of(reader.deserialize(data, connection.msgtype), rectified=rectified)
-        log.warning("bag %s: no CameraInfo for %s; the camera is assumed", self.path, self.topic)
+            return self._camera(reader.deserialize(data, connection.msgtype), rectified)
+        self._assume(f"no CameraInfo for {self.topic}")
         return None
+
+    def _camera(self, info: Any, rectified: bool) -> CameraModel | None:
+        """The camera of a CameraInfo message; None where it cannot be used."""
+        try:
+            return camera_of(info, rectified=rectified)
+        except CameraError as error:
+            self._assume(str(error))
+            return None
+
+    def _fitting(self, camera: CameraModel | None, image: Image) -> CameraModel | None:
+        """The camera, unless it belongs to images of another size."""
+        try:
+            if camera is not None:
+                camera.check_image(*image.shape[:2])
+            return camera
+        except CameraError as error:
+            self._assume(str(error))
+            return None
+
+    def _assume(self, reason: str) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            log.warning("bag %s: %s; the camera is assumed", self.path, reason)
 
 
 def choose_topic(connections: list[Connection], topic: str, name: str) -> Connection:

@@ -125,11 +125,16 @@ class FolderSource(Source):
         self.name, self.fps, self.length = str(path), fps, len(self.paths)
 
     def __iter__(self) -> Iterator[Frame]:
+        given = 0
         for i, path in enumerate(self.paths):
             try:
                 image = decode_image(path.read_bytes(), name=str(path), orient=True)
             except (OSError, InputError) as error:
-                raise SourceError(f"cannot read {path}: {error}") from error
+                if given == 0 and i + 1 == len(self.paths):
+                    raise SourceError(f"cannot read {path}: {error}") from error
+                log.warning("%s is skipped: %s", path, error)
+                continue
+            given += 1
             yield Frame(image, i / self.fps)
 
 
