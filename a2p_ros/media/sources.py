@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Frame:
     frame_id: str = ""
 
 
-class Source:
+class Source(ABC):
     """An iterable of frames that can be closed and, unless ``live``, iterated again from its beginning.
 
     ``fps`` is the rate at which the frames were taken [Hz]; ``length`` is their number, None where it is unknown or
@@ -65,8 +66,8 @@ class Source:
     length: int | None = None
     live: bool = False
 
-    def __iter__(self) -> Iterator[Frame]:
-        raise NotImplementedError
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
         """Release what is open; the source is not used afterwards."""
