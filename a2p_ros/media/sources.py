@@ -69,7 +69,7 @@ class Source(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing open
         """Release what is open; the source is not used afterwards."""
 
     def __enter__(self) -> Source:
