@@ -337,7 +337,12 @@ def rotation_to_ray(camera: CameraModel, px: Sequence[float] | Float[np.ndarray,
     then is the local map between the two pictures free of rotation (a pure stretch).
     """
     x, y = camera.rays(np.asarray(px, np.float64)[None])[0]
-    return rotation_between(np.array([0.0, 0.0, 1.0]), np.array([x, y, 1.0]))
+    return rotation_along(np.array([x, y, 1.0]))
+
+
+def rotation_along(direction: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3 3"]:
+    """``R_camera_ray`` of rays given as directions in the camera frame; see ``rotation_to_ray``."""
+    return rotation_between(np.array([0.0, 0.0, 1.0]), direction)
 
 
 def _normalise(name: str, coefficients: Sequence[float]) -> tuple[DistortionModel, tuple[float, ...]]:

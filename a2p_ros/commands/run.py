@@ -140,8 +140,7 @@ class Outputs:
 
     def __init__(self, folder: Path, fps: float, args: argparse.Namespace, *, single: bool) -> None:
         self._stack = ExitStack()
-        self._single, self._mesh, self._video = single, not args.no_mesh, None
-        self._fps = fps
+        self._mesh, self._video = not args.no_mesh, None
         self.paths: list[Path] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from a2p_ros.camera import CameraModel
+from a2p_ros.camera import CameraModel, rotation_along
 from a2p_ros.fitting.skeleton import Posed, Skeleton, finger_limits
 from a2p_ros.fitting.small_systems import inverse_factor, solve_spd
-from a2p_ros.rotations import axis_angle_to_matrix, nearest_rotation, rotation_between
+from a2p_ros.rotations import axis_angle_to_matrix, nearest_rotation
 from a2p_ros.translation import linear_translation
 from a2p_ros.types import HandKeypoints
 
@@ -55,7 +55,7 @@ class Measured:
         px = np.concatenate([np.asarray([hand.crop_centre_px, *hand.keypoints_px], np.float64) for hand in hands])
         rays = camera.rays(px).reshape(len(hands), 22, 2)
         directions = np.concatenate([rays, np.ones((len(hands), 22, 1))], axis=2)
-        turns = rotation_between(np.array([0.0, 0.0, 1.0]), directions[:, 0])
+        turns = rotation_along(directions[:, 0])
         seen = directions[:, 1:] @ turns
         points = np.stack([hand.keypoints_3d for hand in hands]).astype(np.float64)
         weights = np.clip(np.stack([hand.confidence for hand in hands]).astype(np.float64), 0.0, 1.0)

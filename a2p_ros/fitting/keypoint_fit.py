@@ -74,17 +74,11 @@ class KeypointFit:
         }
         self._rigid_tips = has_rigid_tips(models.right)
         self._last: dict[Side, tuple[np.ndarray, np.ndarray]] = {}
-        self._rejected: Pair[bool] = Pair(False, False)
 
     @property
     def betas(self) -> Float[np.ndarray, "10"]:
         """The shape of both hands as known so far."""
         return self.shape.betas
-
-    @property
-    def rejected(self) -> Pair[bool]:
-        """Which hands of the last frame had keypoints that describe no hand."""
-        return self._rejected
 
     def update(self, config: FitConfig, placement: PlacementConfig) -> None:
         """Take over changed settings; the next frame uses them."""
@@ -95,21 +89,18 @@ class KeypointFit:
         """Forget the last frame and the shape: another stream or another person begins."""
         self._last.clear()
         self.shape.reset()
-        self._rejected = Pair(False, False)
 
     def __call__(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Pair[HandPose | None]:
         """Fit both hands of one frame.
 
         None where no keypoints were given, or where they describe no hand: not finite, all in one
-        place, or farther from the best fit than ``FitConfig.max_error``; ``rejected`` tells the
-        two apart. A side that is None starts afresh in the next frame.
+        place, or farther from the best fit than ``FitConfig.max_error``. A side that is None starts
+        afresh in the next frame.
         """
         usable = {side: hand for side, hand in hands.items() if hand is not None and _is_usable(hand)}
         poses = self._fit(usable, camera) if usable else {}
         for side in set(self._last) - set(poses):
             del self._last[side]
-        left, right = (hand is not None and side not in poses for side, hand in hands.items())
-        self._rejected = Pair(left, right)
         return Pair(poses.get(Side.LEFT), poses.get(Side.RIGHT))
 
     def _fit(self, hands: dict[Side, HandKeypoints], camera: CameraModel) -> dict[Side, HandPose]:

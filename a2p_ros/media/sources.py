@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from a2p_ros.camera import CameraModel
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv", ".ts")
 BAG_SUFFIXES = (".mcap", ".db3")
 KNOWN = (
     f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder of images, a video, a rosbag2 folder or a file "

@@ -64,7 +64,7 @@ class ArmMesh:
         faces, ring = open_wrist(
             template * flip, model.faces.numpy()[:, ::-1] if model.side is Side.LEFT else model.faces.numpy()
         )
-        self._rest_wrist, self._ring = rest_joints[0], ring
+        self._rest_wrist = rest_joints[0]
         self._away = flip * [1.0, 0.0, 0.0]
         self._ring_centre = template[ring].mean(0)
         arm_faces = _tube(ring, len(template), len(_ALONG))

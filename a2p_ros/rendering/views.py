@@ -68,7 +68,7 @@ def render_hands_3d(
     distance = float((np.abs(every[:, :2]) / half).max(1).max() - every[:, 2].min())
     surfaces = [
         Surface(p + [0.0, 0.0, distance], Look.plain(f, len(p), _linear(colour)), id=i + 1)
-        for i, (p, f, colour) in enumerate(zip(turned, faces, colours, strict=False))
+        for i, (p, f, colour) in enumerate(zip(turned, faces, colours[: len(turned)], strict=True))
     ]
     plane = np.full((height, width, 3), background, np.uint8)
     if renderer is not None:
