@@ -8,8 +8,6 @@ still penetrate, or that do not touch, are dropped, and how many is reported.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +15,7 @@ from torch import Tensor
 from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.collision import inside_vertices, penetration_depths, signed_loss
+from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.surface import CollisionMesh
 from a2p_ros.training.contact_sites import contact_sites
 from a2p_ros.training.hand_poses import HandAxes, sample_hand, within_limits
@@ -35,49 +34,6 @@ _SEARCH = 2
 MAX_DEPTH, MAX_GAP = 0.0005, 0.002
 
 
-@dataclass(frozen=True)
-class HandPairs:
-    """A batch of two-hand poses: parameters of the hand models, right hand's wrist rotation the identity when made."""
-
-    betas: Float[Tensor, "batch 10"]
-    rotations: Pair[Tensor]
-    transl: Pair[Tensor]
-    kinds: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.betas)
-
-    def __getitem__(self, chosen: Tensor) -> HandPairs:
-        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
-        return HandPairs(
-            self.betas[index],
-            Pair(self.rotations.left[index], self.rotations.right[index]),
-            Pair(self.transl.left[index], self.transl.right[index]),
-            tuple(self.kinds[i] for i in index.tolist()),
-        )
-
-    def mirrored(self) -> HandPairs:
-        """Each hand as the other: mirrored in x, names exchanged."""
-        signs = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
-        flip = torch.tensor([-1.0, 1.0, 1.0])
-        return HandPairs(
-            self.betas,
-            Pair(self.rotations.right * signs, self.rotations.left * signs),
-            Pair(self.transl.right * flip, self.transl.left * flip),
-            self.kinds,
-        )
-
-    @classmethod
-    def joined(cls, parts: list[HandPairs]) -> HandPairs:
-        """One batch of several."""
-        return cls(
-            torch.cat([p.betas for p in parts]),
-            Pair(torch.cat([p.rotations.left for p in parts]), torch.cat([p.rotations.right for p in parts])),
-            Pair(torch.cat([p.transl.left for p in parts]), torch.cat([p.transl.right for p in parts])),
-            tuple(k for p in parts for k in p.kinds),
-        )
-
-
 class InteractionGenerator:
     """Makes clean pairs and penetrating conditions for one hand model."""
 
@@ -89,12 +45,12 @@ class InteractionGenerator:
 
     def vertices(self, pairs: HandPairs) -> Pair[Tensor]:
         """Both meshes, (B, V, 3) [m]."""
-        left, right = (m.forward(pairs.betas, pairs.rotations[s], pairs.transl[s]) for s, m in self.models.items())
-        return Pair(left.vertices, right.vertices)
+        both = pairs.forward(self.models)
+        return Pair(both.left.vertices, both.right.vertices)
 
     def joints(self, pairs: HandPairs) -> Pair[Tensor]:
         """Both hands' 21 joints, (B, 21, 3) [m]."""
-        return Pair(*(m.joints(pairs.betas, pairs.rotations[s], pairs.transl[s]) for s, m in self.models.items()))
+        return pairs.joints(self.models)
 
     def attempt(self, kind: str, count: int, generator: torch.Generator) -> tuple[HandPairs, Bool[Tensor, "batch"]]:
         """``count`` tries at a kind, and which of them are clean: touching and not penetrating.
@@ -141,7 +97,7 @@ class InteractionGenerator:
                     for s, a in angles.items()
                 )
             )
-            return HandPairs(betas, rotations, Pair(transl, still), (kind,) * count)
+            return HandPairs(Pair(betas, betas), rotations, Pair(transl, still), (kind,) * count)
 
         # The hand that grips starts open, out of reach of the other, and closes.
         opened = left.clone()
@@ -250,8 +206,9 @@ def _disturbed(pairs: HandPairs, noise: list[Tensor], scale: Tensor, shift: floa
     turns = [_exponential((scale[:, None, None] * n).reshape(-1, 3)).reshape(-1, 16, 3, 3) for n in noise[:2]]
     # The mean length of a standard normal 3-vector is sqrt(8 / pi).
     move = noise[3] * shift / (8 / torch.pi) ** 0.5
+    shape = 2 * scale[:, None] * noise[2]
     return HandPairs(
-        pairs.betas + 2 * scale[:, None] * noise[2],
+        Pair(pairs.betas.left + shape, pairs.betas.right + shape),
         Pair(pairs.rotations.left @ turns[0], pairs.rotations.right @ turns[1]),
         Pair(pairs.transl.left + move, pairs.transl.right),
         pairs.kinds,
