@@ -162,6 +162,28 @@ class SmoothingConfig(Checked):
 
 
 @dataclass(frozen=True)
+class InteractionConfig(Checked):
+    """Two hands that penetrate each other -> two that do not (A2P, section 3.3)."""
+
+    enabled: bool = setting(True, "Repair hands that penetrate each other.", runtime=True)
+    min_depth: float = setting(
+        0.002,
+        "Hands are repaired when a vertex of one is this far inside the other [m].",
+        low=0.0,
+        high=0.1,
+        runtime=True,
+    )
+    weights: str = setting("", "Folder with the denoiser's weights; empty = those shipped for the hand model.")
+    steps: int = setting(3, "Denoiser calls of one repair.", low=1, high=1000)
+    start: Literal["noise", "condition"] = setting(
+        "condition", "noise: from pure noise (invention); condition: from the condition with noise added (repair)."
+    )
+    strength: float = setting(
+        0.3, "With start condition, how far up the noise schedule the repair begins, as a share.", low=0.001, high=1.0
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """Everything the core needs; one nested class a stage."""
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from a2p_ros.config import InteractionConfig
 from a2p_ros.errors import ConfigError, InputError
-from a2p_ros.interaction.sampler import SamplerConfig, sample
+from a2p_ros.interaction.sampler import sample
 from a2p_ros.interaction.schedule import CosineSchedule
 
 SCHEDULE = CosineSchedule.make()
@@ -48,7 +49,7 @@ def test_a_perfect_denoiser_is_recovered(start: str, steps: int) -> None:
         seen.append(int(t[0]))
         return x0
 
-    config = SamplerConfig(steps=steps, start=start, strength=1.0)  # type: ignore[arg-type]
+    config = InteractionConfig(steps=steps, start=start, strength=1.0)  # type: ignore[arg-type]
     assert torch.equal(sample(perfect, seeded(2, 4, 9), SCHEDULE, config, noise=seeded(3, 4, 9)), x0)
     assert seen == sorted(set(seen), reverse=True) and len(seen) == steps and seen[0] == 999
 
@@ -63,7 +64,7 @@ def test_the_path_stays_on_the_line_from_noise_to_x0() -> None:
             seen.append((x, t))
             return x0
 
-        sample(perfect, x0, SCHEDULE, SamplerConfig(steps=4, strength=0.5), noise=noise)
+        sample(perfect, x0, SCHEDULE, InteractionConfig(steps=4, strength=0.5), noise=noise)
         x, t = seen[step]
         assert torch.allclose(x, SCHEDULE.add_noise(x0, noise, t), atol=1e-9)
 
@@ -77,7 +78,11 @@ def test_ddim_draws_the_distribution_that_its_denoiser_knows() -> None:
         return m + a.sqrt() * s**2 / (a * s**2 + 1 - a) * (x - a.sqrt() * m)
 
     x = sample(
-        posterior_mean, torch.zeros(4000, 1).double(), SCHEDULE, SamplerConfig(200, "noise"), noise=seeded(6, 4000, 1)
+        posterior_mean,
+        torch.zeros(4000, 1).double(),
+        SCHEDULE,
+        InteractionConfig(steps=200, start="noise"),
+        noise=seeded(6, 4000, 1),
     )
     assert float(x.mean()) == pytest.approx(m, abs=0.02)
     assert float(x.std()) == pytest.approx(s, rel=0.05)
@@ -101,16 +106,16 @@ def test_the_guide_corrects_every_step_and_has_the_last_word() -> None:
         return clean + 1.0
 
     zero = torch.zeros(1, 2)
-    out = sample(lambda x, t, c: c, zero, SCHEDULE, SamplerConfig(steps=4), guide=guide, noise=zero)
+    out = sample(lambda x, t, c: c, zero, SCHEDULE, InteractionConfig(steps=4), guide=guide, noise=zero)
     assert calls == [0.25, 0.5, 0.75, 1.0]
     assert torch.equal(out, zero + 1)
 
 
 def test_bad_settings_and_noise_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"SamplerConfig.steps.*got 0"):
-        SamplerConfig(steps=0)
+    with pytest.raises(ConfigError, match=r"InteractionConfig.steps.*got 0"):
+        InteractionConfig(steps=0)
     with pytest.raises(ConfigError, match=r"'noise', 'condition', got 'zero'"):
-        SamplerConfig(start="zero")  # type: ignore[arg-type]
+        InteractionConfig(start="zero")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"noise: expected \(2, 3\), got \(3, 2\)"):
         sample(lambda x, t, c: x, torch.zeros(2, 3), SCHEDULE, noise=torch.zeros(3, 2))
     with pytest.raises(ConfigError, match="expected 1 to 1000 steps, got 1001"):

@@ -13,14 +13,12 @@ Symbols, and what they are here (DDIM: Song, Meng, Ermon, ICLR 2021; A2P: arXiv 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from a2p_ros.config import Checked, setting
+from a2p_ros.config import InteractionConfig
 from a2p_ros.errors import InputError
 from a2p_ros.interaction.schedule import CosineSchedule
 
@@ -30,27 +28,11 @@ Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 Guide = Callable[[Tensor, float], Tensor]
 
 
-@dataclass(frozen=True)
-class SamplerConfig(Checked):
-    """How many steps, and from where; the paper gives neither."""
-
-    steps: int = setting(5, "Denoiser calls of one repair.", low=1, high=1000)
-    start: Literal["noise", "condition"] = setting(
-        "condition", "noise: from pure noise (invention); condition: from the condition with noise added (repair)."
-    )
-    strength: float = setting(
-        0.3,
-        "With start=condition, how far up the noise schedule the condition is moved, as a share.",
-        low=0.001,
-        high=1.0,
-    )
-
-
 def sample(
     denoiser: Denoiser,
     condition: Float[Tensor, "batch dims"],
     schedule: CosineSchedule,
-    config: SamplerConfig | None = None,
+    config: InteractionConfig | None = None,
     *,
     guide: Guide | None = None,
     noise: Float[Tensor, "batch dims"] | None = None,
@@ -60,7 +42,7 @@ def sample(
 
     Raises InputError when ``noise`` does not have the condition's shape.
     """
-    config = config or SamplerConfig()
+    config = config or InteractionConfig()
     if noise is None:
         where = generator.device if generator is not None else condition.device
         noise = torch.randn(condition.shape, generator=generator, dtype=condition.dtype, device=where)
