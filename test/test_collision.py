@@ -14,6 +14,7 @@ from a2p_ros.hand import load_hand_models
 from a2p_ros.interaction.collision import (
     PrintedCriterion,
     colliding_pairs,
+    contact_features,
     contact_possible,
     inside_vertices,
     penetration_depths,
@@ -190,6 +191,35 @@ def test_a_batch_gives_what_its_elements_give() -> None:
     assert together[0] > 0 and together[1] == 0 and together[3] == 0
     assert torch.allclose(together, torch.cat([signed_loss(MESHES, v) for v in several]))
     assert torch.allclose(printed, torch.cat([printed_loss(MESHES, v) for v in several]))
+
+
+def test_contact_features_agree_with_a_loop_over_vertices() -> None:
+    several = [meshes_of(*palms(gap, seed=seed)) for gap, seed in ((-0.012, 5), (0.3, 5), (-0.055, 6))]
+    vertices = Pair(torch.cat([v.left for v in several]), torch.cat([v.right for v in several]))
+    parts = Pair(*(m.weights.argmax(1) for _, m in HANDS.items()))
+    features = contact_features(MESHES, vertices, inside_vertices(MESHES, vertices), parts)
+    hit_parts = 0
+    for side, ours in features.items():
+        assert ours.shape == (3, 16, 4) and not ours.requires_grad
+        for b in range(3):
+            points, other = vertices[side][b].double().numpy(), vertices[side.other][b].double().numpy()
+            triangles = other[HANDS[side.other].faces]
+            area = np.zeros(len(points))
+            for face in HANDS[side].faces.numpy():
+                p = points[face]
+                area[face] += np.linalg.norm(np.cross(p[1] - p[0], p[2] - p[0])) / 6
+            reference = np.zeros((16, 4))
+            for i in np.flatnonzero(np.round(winding(points, triangles)) != 0):
+                near = trimesh.triangles.closest_point(triangles, np.repeat(points[i][None], len(triangles), 0))
+                gap = near[np.linalg.norm(near - points[i], axis=1).argmin()] - points[i]
+                part = int(parts[side][i])
+                reference[part, :3] += area[i] * gap / area[parts[side].numpy() == part].sum()
+                reference[part, 3] = max(reference[part, 3], np.linalg.norm(gap))
+            hit_parts += int((reference[:, 3] > 0).sum())
+            assert np.allclose(ours[b].numpy(), reference, atol=3e-6)
+    assert hit_parts > 8
+    with pytest.raises(InputError, match=r"parts\.left: expected a part for each vertex, \(1159,\), got \(3,\)"):
+        contact_features(MESHES, vertices, inside_vertices(MESHES, vertices), Pair(torch.zeros(3).long(), parts.right))
 
 
 def test_printed_pairs_agree_with_every_pair() -> None:

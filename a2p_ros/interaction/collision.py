@@ -30,6 +30,8 @@ from a2p_ros.types import Pair
 
 #: Scale of the signed loss' robust function [m]: InterHandGen's rho.
 SIGNED_RHO = 0.05
+#: Parts of a hand: the wrist and three bones of each finger, one for each of MANO's joints.
+PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,37 @@ def signed_loss(
             weight = meshes[side].area_shares(points.detach())[hits.batch, hits.vertex]
             total = total.index_add(0, hits.batch, weight * squared / (squared + rho**2))
     return total
+
+
+def contact_features(
+    meshes: Pair[CollisionMesh],
+    vertices: Pair[Tensor],
+    found: Pair[InsideVertices],
+    parts: Pair[Int[Tensor, "vertices"]],
+) -> Pair[Tensor]:
+    """Where and how each part of a hand is inside the other hand: (B, 16, 4) [m] a hand; no gradients.
+
+    ``parts`` (V,) says which of the 16 parts a vertex belongs to. The first three numbers are the way out,
+    nearest surface minus vertex, in the frame of ``vertices``: its area-weighted sum over the part's vertices
+    inside, divided by the area weight of the whole part. The fourth is the greatest depth. Parts that no vertex
+    of is inside, or that have no vertex, are 0.
+    """
+    closed = Pair(*(v.detach() for v in _closed(meshes, vertices)))
+    features = []
+    for (side, points), (_, hits) in zip(closed.items(), found.items(), strict=True):
+        part, n = parts[side], meshes[side].n_vertices
+        if part.shape != (n,):
+            raise InputError(f"parts.{side.value}: expected a part for each vertex, ({n},), got {tuple(part.shape)}")
+        area = meshes[side].area_shares(points)[:, :n]
+        whole = points.new_zeros(len(points), PARTS).index_add_(1, part, area)
+        gap = hits.surface.on(closed[side.other]) - points[hits.batch, hits.vertex]
+        slot = hits.batch * PARTS + part[hits.vertex]
+        way = points.new_zeros(len(points) * PARTS, 3)
+        way.index_add_(0, slot, gap * area[hits.batch, hits.vertex, None])
+        depth = points.new_zeros(len(points) * PARTS).scatter_reduce_(0, slot, gap.norm(dim=-1), "amax")
+        mean = way.reshape(-1, PARTS, 3) / whole[..., None].clamp_min(torch.finfo(whole.dtype).tiny)
+        features.append(torch.cat([mean, depth.reshape(-1, PARTS, 1)], -1))
+    return Pair(*features)
 
 
 def colliding_pairs(
