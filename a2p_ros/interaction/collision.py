@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from a2p_ros.errors import ConfigError, InputError
-from a2p_ros.interaction.surface import Boxes, CollisionMesh, SurfacePoints, closest, inside
+from a2p_ros.interaction.surface import Boxes, CollisionMesh, PosedMesh, SurfacePoints, closest, inside
 from a2p_ros.types import Pair
 
 #: Scale of the signed loss' robust function [m]: InterHandGen's rho.
@@ -79,7 +79,7 @@ def contact_possible(meshes: Pair[CollisionMesh], vertices: Pair[Tensor], margin
     patches and so of their boxes, or one lies in the other, and so do their boxes: the latter meet too.
     """
     left, right = _closed(meshes, vertices)
-    return _possible(meshes.left.boxes(left), meshes.right.boxes(right), margin)
+    return _possible(meshes.left.pose(left).patches, meshes.right.pose(right).patches, margin)
 
 
 def penetration_depths(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[Tensor]:
@@ -102,11 +102,11 @@ def penetration_depths(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> P
 def inside_vertices(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[InsideVertices]:
     """The left hand's vertices inside the right hand, and the right's inside the left; no gradients."""
     left, right = (v.detach() for v in _closed(meshes, vertices))
-    boxes = Pair(meshes.left.boxes(left), meshes.right.boxes(right))
-    possible = _possible(boxes.left, boxes.right, 0.0)
+    posed = Pair(meshes.left.pose(left), meshes.right.pose(right))
+    possible = _possible(posed.left.patches, posed.right.patches, 0.0)
     return Pair(
-        _inside_one(left[:, : meshes.left.n_vertices], meshes.right, right, boxes.right, possible),
-        _inside_one(right[:, : meshes.right.n_vertices], meshes.left, left, boxes.left, possible),
+        _inside_one(left[:, : meshes.left.n_vertices], meshes.right, right, posed.right, possible),
+        _inside_one(right[:, : meshes.right.n_vertices], meshes.left, left, posed.left, possible),
     )
 
 
@@ -172,7 +172,7 @@ def colliding_pairs(
     criterion = criterion or PrintedCriterion()
     left, right = (v.detach() for v in _closed(meshes, vertices))
     reach = criterion.d_threshold**0.5
-    boxes = Pair(meshes.left.boxes(left), meshes.right.boxes(right))
+    boxes = Pair(meshes.left.pose(left).patches, meshes.right.pose(right).patches)
     normals = meshes.left.normals(left), meshes.right.normals(right)
     found: list[VertexPairs] = []
     for b in _possible(boxes.left, boxes.right, reach).nonzero()[:, 0].tolist():
@@ -231,18 +231,19 @@ def _zero(left: Tensor, right: Tensor) -> Float[Tensor, "batch"]:
 
 
 def _possible(left: Boxes, right: Boxes, margin: float) -> Bool[Tensor, "batch"]:
-    one, other = left.whole(), right.whole()
-    possible = one.meet(other, margin)[:, 0, 0]
+    one, other = (Boxes(b.low.amin(-1), b.high.amax(-1)) for b in (left, right))
+    possible = one.meet(other, margin)
     if not possible.any():
         return possible
-    within = ((one.low >= other.low) & (one.high <= other.high)).all(-1)[:, 0]
-    around = ((one.low <= other.low) & (one.high >= other.high)).all(-1)[:, 0]
-    return possible & (left.meet(right, margin).flatten(1).any(1) | within | around)
+    within = ((one.low >= other.low) & (one.high <= other.high)).all(0)
+    around = ((one.low <= other.low) & (one.high >= other.high)).all(0)
+    meet = left.each(lambda t: t[..., None]).meet(right.each(lambda t: t[..., None, :]), margin)
+    return possible & (meet.flatten(1).any(1) | within | around)
 
 
 def _within(points: Float[Tensor, "n 3"], boxes: Boxes, element: int, reach: float) -> Int[Tensor, "m"]:
     """Indices of the points within ``reach`` of the box of one element."""
-    low, high = boxes.low[element].amin(0) - reach, boxes.high[element].amax(0) + reach
+    low, high = boxes.low[:, element].amin(1) - reach, boxes.high[:, element].amax(1) + reach
     return ((points >= low) & (points <= high)).all(-1).nonzero()[:, 0]
 
 
@@ -250,14 +251,9 @@ def _inside_one(
     points: Float[Tensor, "batch n 3"],
     mesh: CollisionMesh,
     vertices: Tensor,
-    boxes: Boxes,
+    posed: PosedMesh,
     possible: Bool[Tensor, "batch"],
 ) -> InsideVertices:
-    rows = possible.nonzero()[:, 0]
-    if len(rows) == 0:
-        empty = torch.zeros(0, dtype=torch.long, device=points.device)
-        return InsideVertices(empty, empty, closest(points.reshape(-1, 3)[:0], empty, mesh, vertices, boxes))
-    hit = inside(points[rows], mesh, vertices[rows], Boxes(boxes.low[rows], boxes.high[rows]))
-    local, vertex = hit.nonzero(as_tuple=True)
-    batch = rows[local]
-    return InsideVertices(batch, vertex, closest(points[batch, vertex], batch, mesh, vertices, boxes))
+    hit = inside(points, mesh, vertices, posed, possible)
+    batch, vertex = hit.nonzero(as_tuple=True)
+    return InsideVertices(batch, vertex, closest(points[batch, vertex], batch, mesh, vertices, posed))
