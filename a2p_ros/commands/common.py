@@ -57,10 +57,18 @@ def _short(values: np.ndarray) -> list[Any]:
 
 def progress(items: Iterable[T], *, total: int | None, unit: str = "frame", what: str = "") -> Iterator[T]:
     """A progress bar on standard error; into a file it writes a line every ten seconds only."""
+    with bar(total=total, unit=unit, what=what) as shown:
+        for item in items:
+            yield item
+            shown.update()
+
+
+def bar(*, total: int | None, unit: str, what: str = "") -> Any:
+    """A tqdm bar to be moved by hand."""
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    yield from tqdm(items, total=total, unit=unit, desc=what or None, mininterval=interval, dynamic_ncols=True)
+    return tqdm(total=total, unit=unit, desc=what or None, mininterval=interval, dynamic_ncols=True)
 
 
 def percentiles(values: Iterable[float], factor: float = 1.0) -> dict[str, float]:

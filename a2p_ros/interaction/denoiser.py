@@ -29,8 +29,8 @@ _FINGER = ARTICULATION // 5
 class DenoiserConfig(Checked):
     """Sizes of the transformer; MDM's are those of ``full``."""
 
-    width: int = setting(192, "Numbers of a token.", low=8, high=4096)
-    feedforward: int = setting(384, "Width inside a layer.", low=8, high=16384)
+    width: int = setting(128, "Numbers of a token.", low=8, high=4096)
+    feedforward: int = setting(256, "Width inside a layer.", low=8, high=16384)
     layers: int = setting(4, "Layers.", low=1, high=64)
     heads: int = setting(4, "Heads of attention.", low=1, high=64)
     dropout: float = setting(0.0, "Share of values dropped in training.", low=0.0, high=0.9)
@@ -71,7 +71,7 @@ class Denoiser(nn.Module):
         self,
         condition: Float[Tensor, "batch 209"],
         fingers: Float[Tensor, "batch 10 36"],
-        palms: Float[Tensor, "batch 2 7"],
+        palms: Float[Tensor, "batch 2 11"],
     ) -> Float[Tensor, "batch 13 width"]:
         """The condition's share of the tokens: the same at every step."""
         return self.given(condition, fingers, palms)
@@ -95,7 +95,7 @@ class Denoiser(nn.Module):
         t: Int[Tensor, "batch"],
         condition: Float[Tensor, "batch 209"],
         fingers: Float[Tensor, "batch 10 36"],
-        palms: Float[Tensor, "batch 2 7"],
+        palms: Float[Tensor, "batch 2 11"],
     ) -> Float[Tensor, "batch 209"]:
         """x0_hat of x_t at step t."""
         return self.denoise(x, t, condition, self.embed(condition, fingers, palms))

@@ -1,8 +1,8 @@
 """Collision guidance: A2P eq. 4, x0_hat <- x0_hat - lambda grad L_collision, with L_collision of eq. 3.
 
-The paper gives no lambda. For the signed loss, whose least value is 0, Polyak's step lambda = L / |grad L|^2 needs none:
-it moves as far as the loss, taken for a quadratic, asks. The gradient is taken in the model's numbers, and each
-moves in proportion to how wrong a regressor is likely to be about it (``Mobility``), squared; shapes hardly change.
+The paper gives no lambda. For the signed loss, whose least value is 0, Polyak's step lambda = L / |grad L|^2 needs
+none: it moves as far as the loss, taken for a quadratic, asks. The gradient is taken in the model's numbers, and each
+moves in proportion to how wrong a regressor is likely to be about it (its mobility), squared; shapes hardly change.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class GuidanceConfig(Checked):
     articulation: float = setting(0.06, "Mobility of a joint's 6D numbers.", low=0.0, high=10.0)
     shape: float = setting(0.05, "Mobility of a shape parameter.", low=0.0, high=10.0)
     rotation: float = setting(0.06, "Mobility of the 6D numbers between the wrists.", low=0.0, high=10.0)
-    translation: float = setting(0.008, "Mobility of the way between the wrists [m].", low=0.0, high=1.0)
+    translation: float = setting(0.012, "Mobility of the way between the wrists along the view [m].", low=0.0, high=1.0)
+    across: float = setting(0.5, "Mobility across the view as a share of that along it.", low=0.0, high=1.0)
 
 
 class CollisionGuide:
@@ -56,8 +57,8 @@ class CollisionGuide:
         meshes: the two hands' collision meshes.
         like: where each pair is; only its right wrist matters, and for ``against`` = condition its meshes.
         config: steps.
-        found: vertices of ``like`` inside the other hand; lets the first step go without a search
-            when x is still ``like`` itself.
+        criterion: thresholds of the printed form.
+        view: direction of view in the frame of ``like``; across it the hands move less. None = alike everywhere.
     """
 
     def __init__(
@@ -67,11 +68,15 @@ class CollisionGuide:
         like: HandPairs,
         config: GuidanceConfig | None = None,
         criterion: PrintedCriterion | None = None,
+        view: Float[Tensor, "batch 3"] | None = None,
     ) -> None:
         self._codec, self._meshes, self._like = codec, meshes, like
         self._config = config or GuidanceConfig()
         self._criterion = criterion or PrintedCriterion()
         self._mobility = mobility(self._config, codec) ** 2
+        self._along: Tensor | None = None
+        if view is not None:
+            self._along = (view[:, None] @ like.rotations.right[:, 0])[:, 0]
         self._condition: Pair[Tensor] | None = None
         if self._config.loss == "printed" and self._config.against == "condition":
             self._condition = self._vertices(codec.encode(like))
@@ -98,7 +103,7 @@ class CollisionGuide:
                 loss = signed_loss(self._meshes, vertices, found=found)
             (gradient,) = torch.autograd.grad(loss.sum(), x)
         with torch.no_grad():
-            downhill = self._mobility * gradient
+            downhill = self._downhill(gradient)
             if self._config.loss == "printed":
                 rate = torch.full_like(loss, self._config.scale)
             else:
@@ -106,6 +111,15 @@ class CollisionGuide:
             length = rate * (downhill * gradient).sum(1).clamp_min(0).sqrt()
             rate = rate * (_LONGEST / length.clamp_min(1e-12)).clamp_max(1.0)
             return x.detach() - rate[:, None] * downhill, True
+
+    def _downhill(self, gradient: Tensor) -> Tensor:
+        """The gradient times the squared mobility, which along the view is another than across it."""
+        out = self._mobility * gradient
+        if self._along is not None:
+            depth = (gradient[:, TRANSLATION] * self._along).sum(1, keepdim=True) * self._along
+            out[:, TRANSLATION] *= self._config.across**2
+            out[:, TRANSLATION] += self._mobility[TRANSLATION] * (1 - self._config.across**2) * depth
+        return out
 
     def _vertices(self, x: Tensor) -> Pair[Tensor]:
         both = self._codec.decode(x, self._like).forward(self._codec.models)

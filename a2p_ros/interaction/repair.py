@@ -10,7 +10,7 @@ from torch import Tensor
 from a2p_ros.config import InteractionConfig
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.collision import InsideVertices, PrintedCriterion
-from a2p_ros.interaction.features import condition_features
+from a2p_ros.interaction.features import condition_features, view_of
 from a2p_ros.interaction.guidance import CollisionGuide, GuidanceConfig
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import DIMS, PairCodec
@@ -72,18 +72,21 @@ class PairRepair:
         *,
         use_model: bool = True,
         use_guide: bool = True,
+        in_camera: bool = True,
     ) -> HandPairs:
         """The repaired pairs, each right wrist where it was; the same pairs give the same result.
 
-        ``found`` are the vertices inside the other hand, where the caller knows them. Without weights,
-        ``use_model`` has no effect and the guidance steps as often as it would have with them.
+        ``found`` are the vertices inside the other hand, where the caller knows them. ``in_camera`` says that
+        the pairs are in the frame of the camera that saw them, which tells the direction of view. Without
+        weights, ``use_model`` has no effect and the guidance steps as often as it would have with them.
         """
         pairs = pairs.to(self.device)
         with torch.no_grad():
             condition = self.codec.encode(pairs)
-            guide = CollisionGuide(self.codec, self.meshes, pairs, self.guidance, self._criterion)
+            view = view_of(self.models, pairs) if in_camera else None
+            guide = CollisionGuide(self.codec, self.meshes, pairs, self.guidance, self._criterion, view)
             if use_model and self.trained:
-                x = self._sample(self.trained, condition, pairs, found, guide if use_guide else None)
+                x = self._sample(self.trained, condition, pairs, found, view, guide if use_guide else None)
             else:
                 x = condition
                 for i in range(self.config.steps if use_guide else 0):
@@ -96,11 +99,13 @@ class PairRepair:
         condition: Tensor,
         pairs: HandPairs,
         found: Pair[InsideVertices] | None,
+        view: Tensor | None,
         guide: CollisionGuide | None,
     ) -> Tensor:
         both = pairs.forward(self.models)
         vertices = Pair(both.left.vertices, both.right.vertices)
-        given = trained.denoiser.embed(condition, *condition_features(self.models, self.meshes, pairs, vertices, found))
+        features = condition_features(self.models, self.meshes, pairs, vertices, found, view)
+        given = trained.denoiser.embed(condition, *features)
 
         def denoise(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
             return trained.denoiser.denoise(x, t, condition, given)

@@ -48,7 +48,12 @@ class PairCodec:
     @classmethod
     def measured(cls, models: Pair[HandModel], pairs: HandPairs) -> PairCodec:
         """Mean and spread of these pairs and their mirror images; both hands share those of articulation and shape."""
-        both = raw(models, HandPairs.joined([pairs, pairs.mirrored()]))
+        return cls.of_numbers(models, raw(models, pairs))
+
+    @classmethod
+    def of_numbers(cls, models: Pair[HandModel], numbers: Float[Tensor, "batch 209"]) -> PairCodec:
+        """The same from what ``raw`` gave."""
+        both = torch.cat([numbers, mirrored_raw(numbers)])
         mean, spread = both.mean(0), both.std(0)
         for left, right in ((LEFT, RIGHT), (LEFT_SHAPE, RIGHT_SHAPE)):
             mean[left] = mean[right] = (mean[left] + mean[right]) / 2
@@ -107,6 +112,14 @@ def raw(models: Pair[HandModel], pairs: HandPairs) -> Float[Tensor, "batch 209"]
         ],
         1,
     )
+
+
+def mirrored_raw(x: Float[Tensor, "batch 209"]) -> Float[Tensor, "batch 209"]:
+    """``raw`` of the mirror image, each hand as the other: R -> M R^T M, t -> -M R^T t."""
+    turn = matrix_from_6d(x[:, ROTATION]).transpose(1, 2)
+    shift = -(turn @ x[:, TRANSLATION, None])[..., 0] * x.new_tensor([-1.0, 1.0, 1.0])
+    swapped = [x[:, part] for part in (RIGHT, LEFT, RIGHT_SHAPE, LEFT_SHAPE)]
+    return torch.cat([*swapped, sixd_from_matrix(_mirrored(turn)), shift], 1)
 
 
 def wrists(models: Pair[HandModel], pairs: HandPairs) -> Pair[Tensor]:

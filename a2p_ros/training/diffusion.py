@@ -1,0 +1,266 @@
+"""Training of the diffusion model: x0 from x_t, t and the penetrating condition (A2P section 3.3, MDM eq. 2).
+
+    L = |x0 - x0_hat|^2                      MDM eq. 2, on the normalised numbers
+      + weight |J(x0) - J(x0_hat)|^2         joints [cm]: each hand from its own wrist, and the left from the right's
+
+Every batch follows from (seed, step, process) alone, so a run that was cut off goes on exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from a2p_ros.config import Checked, setting
+from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
+from a2p_ros.hand.model import HandModel
+from a2p_ros.interaction.denoiser import Denoiser, DenoiserConfig
+from a2p_ros.interaction.hand_pairs import HandPairs
+from a2p_ros.interaction.representation import PairCodec
+from a2p_ros.interaction.schedule import CosineSchedule
+from a2p_ros.training.diffusion_data import SOURCES, PairData, mirrored
+from a2p_ros.types import Pair
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """How the denoiser is trained."""
+
+    seed: int = setting(0, "Of weights, batches and noise.", low=0, high=2**31)
+    steps: int = setting(8000, "Steps of the optimiser.", low=1)
+    batch: int = setting(256, "Pairs a step, over all processes.", low=1)
+    rate: float = setting(
+        5e-4, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
+    )
+    decay: float = setting(0.01, "AdamW's weight decay.", low=0.0)
+    ema: float = setting(0.998, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
+    joints: float = setting(1.0, "Weight of the joints' squared error [1/cm^2].", low=0.0)
+    clean: float = setting(0.12, "Share of each batch whose condition has nothing wrong.", low=0.0, high=1.0)
+    conditions: str = setting("noise,fit", "Sources of conditions that are trained on: noise, fit, or both.")
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", "Of the network's products; bfloat16 is three times faster on processors and GPUs that have it."
+    )
+    every: int = setting(500, "Steps between validations and checkpoints.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = set(self.conditions.split(",")) - {"noise", "fit"}
+        if wrong:
+            raise ConfigError(f"TrainConfig.conditions: expected noise, fit or noise,fit, got {self.conditions!r}")
+
+
+class DiffusionTrainer:
+    """Holds what a training needs and runs it, alone or as one of several processes of ``accelerate launch``.
+
+    Args:
+        models: hand models.
+        training, validation: data with numbers before normalisation.
+        sizes, config: of the network and of the training.
+        folder: where checkpoints go.
+    """
+
+    def __init__(
+        self,
+        models: Pair[HandModel],
+        training: PairData,
+        validation: PairData,
+        sizes: DenoiserConfig,
+        config: TrainConfig,
+        folder: Path,
+    ) -> None:
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise MissingDependencyError("training needs accelerate: pip install 'a2p_ros[training]'") from error
+        self.config, self.folder = config, folder
+        self.accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+        device = self.accelerator.device
+        wanted = torch.tensor([SOURCES.index(s) for s in ("clean", *config.conditions.split(","))])
+        training = training[torch.isin(training.source, wanted)]
+        if not bool((training.source > 0).any()):
+            raise ConfigError(f"training data: none of its conditions are of {config.conditions!r}")
+        self.codec = _codec(models, training).to(device)
+        self.training = training.to(device)
+        self.validation = validation.to(device)
+        self._clean = (self.training.source == 0).nonzero()[:, 0]
+        self._wrong = (self.training.source > 0).nonzero()[:, 0]
+        self._alpha = CosineSchedule.make()
+        torch.manual_seed(config.seed)
+        self.denoiser = Denoiser(sizes).to(device)
+        self.averaged = Denoiser(sizes).to(device).requires_grad_(False).eval()
+        self.averaged.load_state_dict(self.denoiser.state_dict())
+        optimiser = torch.optim.AdamW(self.denoiser.parameters(), config.rate, weight_decay=config.decay)
+        self.network, self.optimiser = self.accelerator.prepare(self.denoiser, optimiser)
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Train to the end from wherever the folder's checkpoint stands; yields a record at each validation."""
+        self._resume()
+        begin, loss_sum, loss_count = time.monotonic() - self.seconds, 0.0, 0
+        while self.step < self.config.steps:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.config.rate * _rate(self.step / self.config.steps)
+            loss = self._loss(self._batch())
+            self.optimiser.zero_grad()
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimiser.step()
+            self.step += 1
+            self._average()
+            loss_sum, loss_count = loss_sum + float(loss.detach()), loss_count + 1
+            if self.step % self.config.every == 0 or self.step == self.config.steps:
+                self.seconds = time.monotonic() - begin
+                record = {"step": self.step, "seconds": round(self.seconds, 1), "loss": loss_sum / loss_count}
+                record |= self.validate()
+                self.history.append(record)
+                loss_sum, loss_count = 0.0, 0
+                if self.accelerator.is_main_process:
+                    self._save()
+                self.accelerator.wait_for_everyone()
+                yield record
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """MPJPE and MRRPE [mm] of one estimate from the noised condition, by source, and of the conditions."""
+        out: dict[str, float] = {}
+        for index, source in enumerate(SOURCES):
+            data = self.validation[self.validation.source == index]
+            if len(data) == 0:
+                continue
+            condition, clean = ((x - self.codec.mean) / self.codec.spread for x in (data.condition, data.clean))
+            noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0)).to(condition)
+            t = torch.full((len(data),), 299, device=condition.device)
+            noisy = self._alpha.add_noise(condition, noise, t)
+            answer = self.averaged(noisy, t, condition, data.fingers, data.palms)
+            for name, x in (("before", condition), ("after", answer)):
+                fingers, apart = _gaps(self._joints(x), self._joints(clean))
+                out[f"{source}_mpjpe_{name}"] = 10 * float(fingers.norm(dim=-1).mean())
+                out[f"{source}_mrrpe_{name}"] = 10 * float(apart[:, 0].norm(dim=-1).mean())
+        return out
+
+    def _batch(self) -> tuple[PairData, Tensor, Tensor]:
+        """Samples, their t and noise; half of them mirrored."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        count = max(self.config.batch // world, 1)
+        g = torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.step) * 64 + rank)
+        n_clean = round(count * self.config.clean) if len(self._clean) else 0
+        device = self._wrong.device
+        rows = [
+            pool[torch.randint(len(pool), (n,), generator=g).to(device)]
+            for pool, n in ((self._clean, n_clean), (self._wrong, count - n_clean))
+            if n
+        ]
+        data = self.training[torch.cat(rows)]
+        half = torch.randperm(count, generator=g).to(device)
+        data = PairData.joined([data[half[: count // 2]], mirrored(data[half[count // 2 :]])])
+        t = torch.randint(self._alpha.steps, (count,), generator=g).to(device)
+        noise = torch.randn(data.clean.shape, generator=g).to(device)
+        return data, t, noise
+
+    def _loss(self, batch: tuple[PairData, Tensor, Tensor]) -> Tensor:
+        data, t, noise = batch
+        clean, condition = ((x - self.codec.mean) / self.codec.spread for x in (data.clean, data.condition))
+        # Of 14 tokens, plain products: the fused kernel's backward pass in bfloat16 takes half of a step on a CPU.
+        with sdpa_kernel(SDPBackend.MATH):
+            answer = self.network(self._alpha.add_noise(clean, noise, t), t, condition, data.fingers, data.palms)
+        loss = (answer - clean).square().mean()
+        if self.config.joints:
+            fingers, apart = _gaps(self._joints(answer), self._joints(clean))
+            loss = loss + self.config.joints * (fingers.square().sum(-1).mean() + apart.square().sum(-1).mean()) / 2
+        return loss
+
+    def _joints(self, x: Tensor) -> Pair[Tensor]:
+        """Both hands' joints [cm] in the right wrist's axes."""
+        n = len(x)
+        eye = torch.eye(3, device=x.device).expand(n, 16, 3, 3)
+        zeros = x.new_zeros(n, 3)
+        like = HandPairs(Pair(*[x.new_zeros(n, 10)] * 2), Pair(eye, eye), Pair(zeros, zeros))
+        joints = self.codec.decode(x, like).joints(self.codec.models)
+        return Pair(100 * joints.left, 100 * joints.right)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early on, an average over few steps: the first weights are far from any good ones.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for mean, now in zip(self.averaged.parameters(), self.denoiser.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"now.{k}": v for k, v in self.denoiser.state_dict().items()}
+        state |= {f"mean.{k}": v for k, v in self.averaged.state_dict().items()}
+        for i, p in enumerate(self.denoiser.parameters()):
+            for name, value in self.optimiser.state[p].items():
+                state[f"adam.{i}.{name}"] = torch.as_tensor(value)
+        return state
+
+    def _save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = {"step": self.step, "seconds": self.seconds, "history": self.history, "config": self._identity}
+        unfinished = self._checkpoint.with_suffix(".part")
+        state = {k: v.detach().cpu().clone().contiguous() for k, v in self._state().items()}
+        save_file(state, unfinished, metadata={"note": json.dumps(note)})
+        unfinished.rename(self._checkpoint)
+
+    @property
+    def _identity(self) -> str:
+        return f"{self.denoiser.config} {self.config} {len(self.training)} samples"
+
+    def _resume(self) -> None:
+        if not self._checkpoint.exists():
+            return
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self._checkpoint, framework="pt") as file:
+                note = json.loads(file.metadata()["note"])
+            state = load_file(self._checkpoint, device=str(self.accelerator.device))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self._checkpoint}: cannot be read: {error}; delete it to start anew") from error
+        if note["config"] != self._identity:
+            raise ConfigError(
+                f"{self._checkpoint} belongs to another training ({note['config']}), not to this one "
+                f"({self._identity}); choose another folder, or delete it to start anew"
+            )
+        for prefix, network in (("now.", self.denoiser), ("mean.", self.averaged)):
+            network.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        for i, p in enumerate(self.denoiser.parameters()):
+            prefix = f"adam.{i}."
+            mine = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+            # AdamW counts its steps on the CPU.
+            self.optimiser.state[p] = {k: v.cpu() if k == "step" else v for k, v in mine.items()}
+        self.step, self.seconds, self.history = note["step"], note["seconds"], note["history"]
+
+
+def _codec(models: Pair[HandModel], data: PairData) -> PairCodec:
+    clean = data[data.source == 0].clean if bool((data.source == 0).any()) else data.clean
+    return PairCodec.of_numbers(models, clean)
+
+
+def _gaps(a: Pair[Tensor], b: Pair[Tensor]) -> tuple[Tensor, Tensor]:
+    """Errors of both hands' joints from their own wrists (B, 2, 21, 3), and of the left's in the right wrist's axes."""
+    own = torch.stack([(x - x[:, :1]) - (y - y[:, :1]) for x, y in ((a.left, b.left), (a.right, b.right))], 1)
+    return own, (a.left - a.right[:, :1]) - (b.left - b.right[:, :1])
+
+
+def _rate(share: float) -> float:
+    """Share of the learning rate, ``share`` of the steps done."""
+    rise = 0.03
+    if share < rise:
+        return share / rise
+    return 0.01 + 0.99 * (1 + float(torch.cos(torch.tensor((share - rise) / (1 - rise) * torch.pi)))) / 2

@@ -1,0 +1,214 @@
+"""Training data of the diffusion model: shards of (clean pair, penetrating condition), made once and kept.
+
+A shard holds the tries at one kind of interaction and every condition made of them. It follows from (seed, index)
+alone, so a run that was cut off goes on where it stopped, and any number of processes make the same data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from a2p_ros.config import Checked, setting
+from a2p_ros.errors import ConfigError, InputError
+from a2p_ros.hand import load_hand_models
+from a2p_ros.hand.model import HandModel
+from a2p_ros.interaction.features import condition_features, view_of
+from a2p_ros.interaction.hand_pairs import HandPairs
+from a2p_ros.interaction.representation import mirrored_raw, raw
+from a2p_ros.training.annotations import annotated_pairs
+from a2p_ros.training.conditions import before_camera, fit_conditions, noise_conditions
+from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS
+from a2p_ros.training.interactions import InteractionGenerator
+from a2p_ros.types import Pair
+
+#: What a condition is: the clean pair itself, a noisy one, an output of the keypoint fit.
+SOURCES = ("clean", "noise", "fit")
+TRAINING_KINDS = tuple(kind for kind in KINDS if kind not in HELD_OUT)
+_TRIES = 32
+_CHUNK = 128
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked):
+    """How much is made, and what of."""
+
+    seed: int = setting(1, "Of everything random.", low=0, high=2**31)
+    shards: int = setting(200, "Shards of 32 tries at one kind each; every 19th is kept for validation.", low=2)
+    noisy: int = setting(4, "Noisy conditions of each clean pair.", low=0, high=100)
+    fitted: int = setting(3, "Tries at a condition by the keypoint fit for each clean pair.", low=0, high=100)
+    least_noise: float = setting(0.002, "MPJPE of the mildest noise [m].", low=0.0001, high=0.05)
+    most_noise: float = setting(0.012, "MPJPE of the strongest noise [m].", low=0.0001, high=0.05)
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Clean pairs and conditions as numbers before normalisation, and the conditions' features."""
+
+    clean: Float[Tensor, "samples 209"]
+    condition: Float[Tensor, "samples 209"]
+    fingers: Float[Tensor, "samples 10 36"]
+    palms: Float[Tensor, "samples 2 11"]
+    source: Int[Tensor, "samples"]
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, index: Tensor) -> PairData:
+        return PairData(*(getattr(self, name)[index] for name in _FIELDS))
+
+    def to(self, device: torch.device | str) -> PairData:
+        """On another device."""
+        return PairData(*(getattr(self, name).to(device) for name in _FIELDS))
+
+    @classmethod
+    def joined(cls, parts: list[PairData]) -> PairData:
+        """One of several."""
+        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS))
+
+
+_FIELDS = ("clean", "condition", "fingers", "palms", "source")
+
+
+def numbers(
+    models: Pair[HandModel], generator: InteractionGenerator, truth: HandPairs, condition: HandPairs, source: int
+) -> PairData:
+    """What is learnt from conditions and the clean pairs behind them, both in the camera frame."""
+    view = view_of(models, condition)
+    features = condition_features(models, generator.meshes, condition, generator.vertices(condition), view=view)
+    which = torch.full((len(truth),), source)
+    return PairData(raw(models, truth), raw(models, condition), *features, which)
+
+
+def make_shard(config: DataConfig, index: int, generator: InteractionGenerator) -> tuple[PairData, dict[str, int]]:
+    """Shard ``index``, and how many pairs of which kind it holds."""
+    seed = config.seed * 1_000_003 + index
+    kind = TRAINING_KINDS[index % len(TRAINING_KINDS)]
+    tried, kept = generator.attempt(kind, _TRIES, torch.Generator().manual_seed(seed))
+    clean = tried[kept]
+    if len(clean) == 0:
+        raise InputError(f"shard {index}: none of {_TRIES} tries at {kind} touches without penetrating")
+    return conditions_of(config, clean, generator, torch.Generator().manual_seed(seed + 2**40)), {kind: len(clean)}
+
+
+def conditions_of(
+    config: DataConfig, clean: HandPairs, generator: InteractionGenerator, rng: torch.Generator
+) -> PairData:
+    """Every condition made of clean pairs, and the clean pairs themselves."""
+    models = generator.models
+    seen = before_camera(models, clean, rng)
+    parts = [numbers(models, generator, seen, seen, 0)]
+    for i in range(config.noisy):
+        span = config.most_noise - config.least_noise
+        # Spread evenly, one draw in each part of the range.
+        level = config.least_noise + span * (i + float(torch.rand((), generator=rng))) / config.noisy
+        made = noise_conditions(generator, clean, rng, level)
+        parts.append(numbers(models, generator, made.truth, made.condition, 1))
+    for _ in range(config.fitted):
+        made = fit_conditions(generator, clean, rng)
+        parts.append(numbers(models, generator, made.truth, made.condition, 2))
+    return PairData.joined([p for p in parts if len(p)])
+
+
+def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -> Iterator[int]:
+    """Make the shards that are missing, yielding how many there are after each one.
+
+    Raises ConfigError when the folder holds data of another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {name: getattr(config, name) for name in ("seed", "noisy", "fitted", "least_noise", "most_noise")}
+    recipe["hand_model"] = load_hand_models(hand_model).left.name
+    note = folder / "recipe.json"
+    if note.exists() and (found := json.loads(note.read_text())) != recipe:
+        raise ConfigError(f"{folder} holds data made as {found}, not as {recipe}; choose another folder, or empty it")
+    note.write_text(json.dumps(recipe))
+    there = {i for i in range(config.shards) if shard_path(folder, i).exists()}
+    yield len(there)
+    missing = [i for i in range(config.shards) if i not in there]
+    if not missing:
+        return
+    # Spawned, not forked: a fork of a process with torch's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(hand_model,)) as pool:
+        for count, done in enumerate(as_completed([pool.submit(_write, config, folder, i) for i in missing]), 1):
+            done.result()
+            yield len(there) + count
+
+
+def read_data(config: DataConfig, folder: Path) -> tuple[PairData, PairData, dict[str, int]]:
+    """Training and validation data, mirror images among them, and the number of clean pairs of each kind."""
+    parts: tuple[list[PairData], list[PairData]] = ([], [])
+    kinds: Counter[str] = Counter()
+    for i in range(config.shards):
+        path = shard_path(folder, i)
+        try:
+            with safe_open(path, framework="pt") as file:
+                data = PairData(*(file.get_tensor(name) for name in _FIELDS))
+                kinds.update(json.loads(file.metadata()["kinds"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as a shard: {error}; delete it, and it is made anew") from error
+        parts[_is_validation(i)].append(data)
+    training, validation = (PairData.joined(p) for p in parts)
+    return training, validation, dict(kinds)
+
+
+def annotated_data(config: DataConfig, source: str, models: Pair[HandModel]) -> PairData:
+    """Conditions made of the annotated pairs of a data set, ``interhand:DIR``, that touch without penetrating much."""
+    generator = InteractionGenerator(models)
+    pairs = annotated_pairs(source, models)
+    rng = torch.Generator().manual_seed(config.seed)
+    chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
+    return PairData.joined([conditions_of(config, chunk, generator, rng) for chunk in chunks])
+
+
+def mirrored(data: PairData) -> PairData:
+    """Each pair with its hands exchanged and mirrored; features already speak of either hand as of a right one."""
+    return PairData(
+        mirrored_raw(data.clean),
+        mirrored_raw(data.condition),
+        data.fingers.roll(5, 1),
+        data.palms.flip(1),
+        data.source,
+    )
+
+
+def _is_validation(index: int) -> bool:
+    # A stride prime to the number of kinds, so that all are validated on.
+    return index % 19 == 0
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where a shard is kept."""
+    return folder / f"shard_{index:05d}.safetensors"
+
+
+_generator: InteractionGenerator | None = None
+
+
+def _prepare(hand_model: str) -> None:
+    global _generator
+    torch.set_num_threads(1)
+    _generator = InteractionGenerator(load_hand_models(hand_model))
+
+
+def _write(config: DataConfig, folder: Path, index: int) -> None:
+    assert _generator is not None
+    data, kinds = make_shard(config, index, _generator)
+    path = shard_path(folder, index)
+    unfinished = path.with_suffix(".part")
+    tensors = {name: getattr(data, name).contiguous() for name in _FIELDS}
+    save_file(tensors, unfinished, metadata={"kinds": json.dumps(kinds)})
+    unfinished.rename(path)
