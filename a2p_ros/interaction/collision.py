@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from a2p_ros.errors import ConfigError, InputError
-from a2p_ros.interaction.surface import Boxes, CollisionMesh, PosedMesh, SurfacePoints, closest, inside
+from a2p_ros.interaction.surface import Boxes, CollisionMesh, PosedMesh, SurfacePoints, within_bounds
 from a2p_ros.types import Pair
 
 #: Scale of the signed loss' robust function [m]: InterHandGen's rho.
@@ -79,7 +79,7 @@ def contact_possible(meshes: Pair[CollisionMesh], vertices: Pair[Tensor], margin
     patches and so of their boxes, or one lies in the other, and so do their boxes: the latter meet too.
     """
     left, right = _closed(meshes, vertices)
-    return _possible(meshes.left.pose(left).patches, meshes.right.pose(right).patches, margin)
+    return _possible(meshes.left.pose(left), meshes.right.pose(right), margin)
 
 
 def penetration_depths(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[Tensor]:
@@ -103,11 +103,29 @@ def inside_vertices(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair
     """The left hand's vertices inside the right hand, and the right's inside the left; no gradients."""
     left, right = (v.detach() for v in _closed(meshes, vertices))
     posed = Pair(meshes.left.pose(left), meshes.right.pose(right))
-    possible = _possible(posed.left.patches, posed.right.patches, 0.0)
-    return Pair(
-        _inside_one(left[:, : meshes.left.n_vertices], meshes.right, right, posed.right, possible),
-        _inside_one(right[:, : meshes.right.n_vertices], meshes.left, left, posed.left, possible),
-    )
+    possible = _possible(posed.left, posed.right, 0.0)[:, None]
+    x, y = left.permute(2, 0, 1), right.permute(2, 0, 1)
+    batch, vertex, points = [], [], []
+    for own, other, mesh in ((x, y, meshes.left), (y, x, meshes.right)):
+        own = own[..., : mesh.n_vertices]
+        b, v = (within_bounds(own, other) & possible).nonzero().unbind(1)
+        batch.append(b)
+        vertex.append(v)
+        points.append(own.flatten(1).index_select(1, b * own.shape[2] + v))
+    # One search for both hands: its many small steps cost as much for one. The right hands come first.
+    both = PosedMesh.joined(posed.right, posed.left)
+    target, p = torch.cat([batch[0], batch[1] + len(left)]), torch.cat(points, 1)
+    hit = both.winding(p, target).nonzero()[:, 0]
+    face, weights = both.nearest(p.index_select(1, hit), target.index_select(0, hit))
+    n = int((hit < len(batch[0])).sum())
+    found = []
+    for b, v, h, f, w, mesh in (
+        (batch[0], vertex[0], hit[:n], face[:n], weights[:n], meshes.right),
+        (batch[1], vertex[1], hit[n:] - len(batch[0]), face[n:], weights[n:], meshes.left),
+    ):
+        b = b.index_select(0, h)
+        found.append(InsideVertices(b, v.index_select(0, h), SurfacePoints(b, mesh.corners_of(f), w)))
+    return Pair(*found)
 
 
 def signed_loss(
@@ -172,12 +190,12 @@ def colliding_pairs(
     criterion = criterion or PrintedCriterion()
     left, right = (v.detach() for v in _closed(meshes, vertices))
     reach = criterion.d_threshold**0.5
-    boxes = Pair(meshes.left.pose(left).patches, meshes.right.pose(right).patches)
+    posed = Pair(meshes.left.pose(left), meshes.right.pose(right))
     normals = meshes.left.normals(left), meshes.right.normals(right)
     found: list[VertexPairs] = []
-    for b in _possible(boxes.left, boxes.right, reach).nonzero()[:, 0].tolist():
-        first = _within(left[b, : meshes.left.n_vertices], boxes.right, b, reach)
-        second = _within(right[b, : meshes.right.n_vertices], boxes.left, b, reach)
+    for b in _possible(posed.left, posed.right, reach).nonzero()[:, 0].tolist():
+        first = _within(left[b, : meshes.left.n_vertices], posed.right.whole, b, reach)
+        second = _within(right[b, : meshes.right.n_vertices], posed.left.whole, b, reach)
         # Squares of differences: cdist's expanded form loses millimetres a metre from the origin in float32.
         squared = (left[b, first][:, None] - right[b, second][None]).square().sum(-1)
         opposed = normals[0][b, first] @ normals[1][b, second].T < criterion.cos_threshold
@@ -230,30 +248,17 @@ def _zero(left: Tensor, right: Tensor) -> Float[Tensor, "batch"]:
     return 0 * (left[:, 0, 0] + right[:, 0, 0])
 
 
-def _possible(left: Boxes, right: Boxes, margin: float) -> Bool[Tensor, "batch"]:
-    one, other = (Boxes(b.low.amin(-1), b.high.amax(-1)) for b in (left, right))
+def _possible(left: PosedMesh, right: PosedMesh, margin: float) -> Bool[Tensor, "batch"]:
+    one, other = left.whole, right.whole
     possible = one.meet(other, margin)
     if not possible.any():
         return possible
     within = ((one.low >= other.low) & (one.high <= other.high)).all(0)
     around = ((one.low <= other.low) & (one.high >= other.high)).all(0)
-    meet = left.each(lambda t: t[..., None]).meet(right.each(lambda t: t[..., None, :]), margin)
-    return possible & (meet.flatten(1).any(1) | within | around)
+    return possible & (left.meets(right, margin) | within | around)
 
 
-def _within(points: Float[Tensor, "n 3"], boxes: Boxes, element: int, reach: float) -> Int[Tensor, "m"]:
+def _within(points: Float[Tensor, "n 3"], box: Boxes, element: int, reach: float) -> Int[Tensor, "m"]:
     """Indices of the points within ``reach`` of the box of one element."""
-    low, high = boxes.low[:, element].amin(1) - reach, boxes.high[:, element].amax(1) + reach
+    low, high = box.low[:, element] - reach, box.high[:, element] + reach
     return ((points >= low) & (points <= high)).all(-1).nonzero()[:, 0]
-
-
-def _inside_one(
-    points: Float[Tensor, "batch n 3"],
-    mesh: CollisionMesh,
-    vertices: Tensor,
-    posed: PosedMesh,
-    possible: Bool[Tensor, "batch"],
-) -> InsideVertices:
-    hit = inside(points, mesh, vertices, posed, possible)
-    batch, vertex = hit.nonzero(as_tuple=True)
-    return InsideVertices(batch, vertex, closest(points[batch, vertex], batch, mesh, vertices, posed))
