@@ -21,8 +21,8 @@ def add_parser(verbs: Any) -> None:
     diffusion = what.add_parser(
         "diffusion",
         help="the repair of penetrating hands",
-        description="Make two-hand interactions and penetrating conditions, then train the denoiser on them. Both go on "
-        "where an earlier run into the same folder stopped. On several GPUs: "
+        description="Make two-hand interactions and penetrating conditions, then train the denoiser on them. Both "
+        "go on where an earlier run into the same folder stopped. On several GPUs: "
         "accelerate launch -m a2p_ros.cli train diffusion ...",
     )
     diffusion.add_argument("--out", type=Path, default=Path("out/diffusion"), metavar="DIR", help="weights and curves")
@@ -35,7 +35,8 @@ def add_parser(verbs: Any) -> None:
     diffusion.add_argument("--rate", type=float, help="highest learning rate")
     diffusion.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     diffusion.add_argument("--every", type=int, help="steps between validations and checkpoints")
-    diffusion.add_argument("--shards", type=int, help="data: shards of 32 tries at one kind of interaction")
+    diffusion.add_argument("--shards", type=int, help="data: shards, each of one kind of interaction")
+    diffusion.add_argument("--tries", type=int, help="data: tries at a clean pair in a shard")
     diffusion.add_argument("--data-seed", type=int, help="of the data")
     diffusion.add_argument("--workers", type=int, default=0, help="processes that make data (0: one for each core)")
     diffusion.add_argument(
@@ -59,9 +60,9 @@ def run_diffusion(args: argparse.Namespace) -> int:
     from a2p_ros.training.diffusion import DiffusionTrainer, TrainConfig
     from a2p_ros.training.diffusion_data import DataConfig, PairData, annotated_data, make_data, read_data
 
-    train = _given(TrainConfig(), args, seed="seed", steps="steps", batch="batch", rate="rate", every="every")
-    train = _given(train, args, conditions="conditions", precision="precision")
-    data_config = _given(DataConfig(), args, shards="shards", data_seed="seed")
+    names = ("seed", "steps", "batch", "rate", "every", "conditions", "precision")
+    train = _given(TrainConfig(), args, **{name: name for name in names})
+    data_config = _given(DataConfig(), args, shards="shards", tries="tries", seed="data_seed")
     models = load_hand_models(args.hand_model)
     folder = args.data or args.out / "data"
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
@@ -121,7 +122,7 @@ def all_there(config: Any, folder: Path) -> bool:
 
 def _given(config: Any, args: argparse.Namespace, **names: str) -> Any:
     """The configuration with the options that were given."""
-    changes = {field: getattr(args, option) for option, field in names.items() if getattr(args, option) is not None}
+    changes = {field: getattr(args, option) for field, option in names.items() if getattr(args, option) is not None}
     return dataclasses.replace(config, **changes)
 
 

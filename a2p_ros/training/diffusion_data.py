@@ -37,7 +37,6 @@ from a2p_ros.types import Pair
 #: What a condition is: the clean pair itself, a noisy one, an output of the keypoint fit.
 SOURCES = ("clean", "noise", "fit")
 TRAINING_KINDS = tuple(kind for kind in KINDS if kind not in HELD_OUT)
-_TRIES = 32
 _CHUNK = 128
 _log = logging.getLogger(__name__)
 
@@ -47,7 +46,8 @@ class DataConfig(Checked):
     """How much is made, and what of."""
 
     seed: int = setting(1, "Of everything random.", low=0, high=2**31)
-    shards: int = setting(200, "Shards of 32 tries at one kind each; every 19th is kept for validation.", low=2)
+    shards: int = setting(200, "Shards, each of one kind of interaction; every 19th is kept for validation.", low=2)
+    tries: int = setting(32, "Tries at a clean pair in a shard; about nine of ten succeed.", low=1, high=1000)
     noisy: int = setting(4, "Noisy conditions of each clean pair.", low=0, high=100)
     fitted: int = setting(3, "Tries at a condition by the keypoint fit for each clean pair.", low=0, high=100)
     least_noise: float = setting(0.002, "MPJPE of the mildest noise [m].", low=0.0001, high=0.05)
@@ -97,10 +97,10 @@ def make_shard(config: DataConfig, index: int, generator: InteractionGenerator) 
     """Shard ``index``, and how many pairs of which kind it holds."""
     seed = config.seed * 1_000_003 + index
     kind = TRAINING_KINDS[index % len(TRAINING_KINDS)]
-    tried, kept = generator.attempt(kind, _TRIES, torch.Generator().manual_seed(seed))
+    tried, kept = generator.attempt(kind, config.tries, torch.Generator().manual_seed(seed))
     clean = tried[kept]
     if len(clean) == 0:
-        raise InputError(f"shard {index}: none of {_TRIES} tries at {kind} touches without penetrating")
+        raise InputError(f"shard {index}: none of {config.tries} tries at {kind} touches without penetrating")
     return conditions_of(config, clean, generator, torch.Generator().manual_seed(seed + 2**40)), {kind: len(clean)}
 
 
@@ -129,7 +129,7 @@ def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -
     Raises ConfigError when the folder holds data of another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = {name: getattr(config, name) for name in ("seed", "noisy", "fitted", "least_noise", "most_noise")}
+    recipe = {name: getattr(config, name) for name in ("seed", "tries", "noisy", "fitted", "least_noise", "most_noise")}
     recipe["hand_model"] = load_hand_models(hand_model).left.name
     note = folder / "recipe.json"
     if note.exists() and (found := json.loads(note.read_text())) != recipe:
