@@ -67,7 +67,9 @@ class ViewConfig(Checked):
     Lengths in the image are shares of the hand's box.
     """
 
-    near: float = setting(0.4, "Nearest distance of the pair [m].", low=0.1, high=5.0)
+    near: float = setting(
+        0.4, "Nearest distance of the pair [m]; farther where the picture would not hold all of it.", low=0.1, high=5.0
+    )
     far: float = setting(0.8, "Farthest distance of the pair [m].", low=0.1, high=5.0)
     pixel_noise: float = setting(
         0.012, "Standard deviation of a visible keypoint, share of the box.", low=0.0, high=1.0
@@ -99,7 +101,7 @@ def fit_conditions(
 ) -> Conditions:
     """The keypoint fit's reconstructions of clean pairs; those are left out that do not penetrate, or that it rejects.
 
-    Two frames with keypoint noise of their own are fitted, the second from the first, as in a video.
+    Two frames are fitted, the second from the first, as in a video: the same pixels, 3D points with noise of their own.
     """
     config = config or ViewConfig()
     view = _View.drawn(generator.models, pairs, rng, config)
@@ -153,12 +155,17 @@ class _View:
         camera = CameraModel.assume(640, 480, 1.05)
         q = torch.nn.functional.normalize(torch.randn(n, 4, generator=rng), dim=1)
         turn = _from_quaternion(q)
-        distance = config.near + (config.far - config.near) * torch.rand(n, generator=rng)
-        share = torch.rand(n, 2, generator=rng) - 0.5
-        rays = share * torch.tensor([320.0, 200.0]) / camera.focal
-        centre = torch.cat([rays, torch.ones(n, 1)], 1) * distance[:, None]
-        both = pairs.joints(models)
-        middle = (both.left.mean(1) + both.right.mean(1)) / 2
+        both = torch.cat([j for _, j in pairs.joints(models).items()], 1)
+        middle = both.mean(1)
+        # Whichever way the pair is turned, all its joints are in the picture.
+        radius = (both - middle[:, None]).norm(dim=-1).amax(1)
+        half = torch.tensor([camera.width, camera.height]) / 2
+        near = (radius * (1 + camera.focal / half.min())).clamp_min(config.near)
+        far = near.clamp_min(config.far)
+        distance = (near + (far - near) * torch.rand(n, generator=rng))[:, None]
+        room = half * (1 - radius[:, None] / distance) - camera.focal * radius[:, None] / distance
+        rays = (2 * torch.rand(n, 2, generator=rng) - 1) * room.clamp_min(0.0) / camera.focal
+        centre = torch.cat([rays, torch.ones(n, 1)], 1) * distance
         truth = moved(models, pairs, turn, centre - (turn @ middle[..., None])[..., 0])
         meshes = truth.forward(models)
         joints = Pair(meshes.left.joints, meshes.right.joints)
