@@ -171,3 +171,16 @@ def test_no_points_give_no_surface() -> None:
     none = closest(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), MESHES.left, HANDS.left.template[None])
     assert none.corners.shape == (0, 3) and none.on(HANDS.left.template[None]).shape == (0, 3)
     assert not inside(torch.full((1, 5, 3), 9.0), MESHES.left, HANDS.left.template[None]).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_hands_that_are_not_finite_touch_nothing_and_absurd_ones_spoil_no_other(value: float) -> None:
+    vertices = vertices_of(disturbed_pairs(2, 1))
+    alone = inside_vertices(MESHES, Pair(*(v[1:] for _, v in vertices.items())))
+    vertices.left[0, 100:300] = value
+    vertices.left[0, 300:320] = -value
+    found = inside_vertices(MESHES, vertices)
+    for side, hits in found.items():
+        assert len(alone[side].vertex) > 0
+        assert torch.equal(hits.vertex[hits.batch == 1], alone[side].vertex)
+        assert abs(value) == 1e30 or not (hits.batch == 0).any()

@@ -147,7 +147,9 @@ def signed_loss(
         if len(hits.batch):
             gap = points[hits.batch, hits.vertex] - hits.surface.on(closed[side.other])
             squared = gap.square().sum(-1)
-            weight = meshes[side].area_shares(points.detach())[hits.batch, hits.vertex]
+            # Most pairs of a batch may be apart; their areas are not asked for.
+            rows, row = hits.batch.unique_consecutive(return_inverse=True)
+            weight = meshes[side].area_shares(points.detach()[rows])[row, hits.vertex]
             total = total.index_add(0, hits.batch, weight * squared / (squared + rho**2))
     return total
 
@@ -250,7 +252,8 @@ def _zero(left: Tensor, right: Tensor) -> Float[Tensor, "batch"]:
 
 def _possible(left: PosedMesh, right: PosedMesh, margin: float) -> Bool[Tensor, "batch"]:
     one, other = left.whole, right.whole
-    possible = one.meet(other, margin)
+    # Hands that are not finite touch nothing.
+    possible = one.meet(other, margin) & (one.high - one.low + other.high - other.low).isfinite().all(0)
     if not possible.any():
         return possible
     within = ((one.low >= other.low) & (one.high <= other.high)).all(0)

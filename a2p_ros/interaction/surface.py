@@ -99,10 +99,14 @@ class CollisionMesh:
         return torch.nn.functional.normalize(summed, dim=-1)
 
     def area_shares(self, vertices: Float[Tensor, "batch closed 3"]) -> Float[Tensor, "batch closed"]:
-        """A third of the area of each vertex' faces, divided by the mean over the vertices."""
-        corners = vertices[:, self.faces]
-        area = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]).norm(dim=-1)
-        shares = torch.zeros_like(vertices[..., 0]).index_add(1, self.faces.T.reshape(-1), area.repeat(1, 3))
+        """A third of the area of each vertex' faces, divided by the mean over the vertices; carries no gradient."""
+        index = self.faces.T
+        a, b, c = _corners(vertices, index).unbind(1)
+        u, v = b - a, c - a
+        area = _squared(torch.stack([u[i - 2] * v[i - 1] - u[i - 1] * v[i - 2] for i in range(3)])).sqrt_()
+        shares = torch.zeros_like(vertices[..., 0])
+        for corner in index:
+            shares.index_add_(1, corner, area)
         return shares / shares.mean(1, keepdim=True)
 
     def corners_of(self, face: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
@@ -111,12 +115,7 @@ class CollisionMesh:
 
     def pose(self, vertices: Float[Tensor, "batch closed 3"]) -> PosedMesh:
         """The faces in these poses, laid out for searches; carries no gradient."""
-        flat = vertices.detach().permute(2, 0, 1).flatten(1)
-        n, shape = len(vertices), self.table.shape
-        index = self.table[:, None]
-        if n > 1:
-            index = index + (vertices.shape[1] * torch.arange(n, device=index.device))[:, None, None, None]
-        corners = flat.index_select(1, index.flatten()).reshape(3, 3, n, *shape[1:])
+        corners = _corners(vertices, self.table)
         a, b, c = corners.unbind(1)
         faces = Boxes(torch.minimum(torch.minimum(a, b), c), torch.maximum(torch.maximum(a, b), c))
         patches = faces.around()
@@ -207,6 +206,8 @@ class PosedMesh:
         counted once: the test against an edge is half-open in y and changes its sign exactly, rounding
         included, when the edge is run through the other way.
         """
+        if len(batch) == 0:
+            return batch
         size = _chunk(points.device)
         parts = [self._winding(p, b) for p, b in zip(points.split(size, 1), batch.split(size), strict=True)]
         return torch.cat(parts)
@@ -382,6 +383,17 @@ def _nearest_weights(
     on_plane = _squared(ap - v * ab - w * ac)
     inner = (area > 0) & (u >= 0) & (v >= 0) & (w >= 0) & (on_plane < on_edge)
     return torch.where(inner, on_plane, on_edge), torch.where(inner, torch.stack([u, v, w]), weights)
+
+
+def _corners(
+    vertices: Float[Tensor, "batch closed 3"], index: Int[Tensor, "3 *faces"]
+) -> Float[Tensor, "3 corner=3 batch *faces"]:
+    """Where the corners of faces are; no gradient."""
+    n, step = vertices.shape[:2]
+    offsets = step * torch.arange(n, device=index.device).view(-1, *[1] * (index.ndim - 1))
+    every = index[:, None] + offsets if n > 1 else index[:, None]
+    flat = vertices.detach().permute(2, 0, 1).flatten(1)
+    return flat.index_select(1, every.flatten()).reshape(3, 3, n, *index.shape[1:])
 
 
 def _every(of_axes: Bool[Tensor, "3 *n"]) -> Bool[Tensor, "*n"]:
