@@ -78,8 +78,7 @@ def contact_possible(meshes: Pair[CollisionMesh], vertices: Pair[Tensor], margin
     ``vertices`` are (B, V, 3) [m]. Two solids that share a point have surfaces that meet, in some pair of
     patches and so of their boxes, or one lies in the other, and so do their boxes: the latter meet too.
     """
-    left, right = _closed(meshes, vertices)
-    return _possible(meshes.left.pose(left), meshes.right.pose(right), margin)
+    return _possible(meshes, Pair(*_closed(meshes, vertices)), margin)[0]
 
 
 def penetration_depths(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[Tensor]:
@@ -102,13 +101,16 @@ def penetration_depths(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> P
 def inside_vertices(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> Pair[InsideVertices]:
     """The left hand's vertices inside the right hand, and the right's inside the left; no gradients."""
     left, right = (v.detach() for v in _closed(meshes, vertices))
-    posed = Pair(meshes.left.pose(left), meshes.right.pose(right))
-    possible = _possible(posed.left, posed.right, 0.0)[:, None]
+    possible, posed = _possible(meshes, Pair(left, right), 0.0)
+    if posed is None:
+        none = torch.zeros(0, dtype=torch.long, device=left.device)
+        nowhere = SurfacePoints(none, none.view(0, 3), left.new_zeros(0, 3))
+        return Pair(InsideVertices(none, none, nowhere), InsideVertices(none, none, nowhere))
     x, y = left.permute(2, 0, 1), right.permute(2, 0, 1)
     batch, vertex, points = [], [], []
     for own, other, mesh in ((x, y, meshes.left), (y, x, meshes.right)):
         own = own[..., : mesh.n_vertices]
-        b, v = (within_bounds(own, other) & possible).nonzero().unbind(1)
+        b, v = (within_bounds(own, other) & possible[:, None]).nonzero().unbind(1)
         batch.append(b)
         vertex.append(v)
         points.append(own.flatten(1).index_select(1, b * own.shape[2] + v))
@@ -192,12 +194,11 @@ def colliding_pairs(
     criterion = criterion or PrintedCriterion()
     left, right = (v.detach() for v in _closed(meshes, vertices))
     reach = criterion.d_threshold**0.5
-    posed = Pair(meshes.left.pose(left), meshes.right.pose(right))
     normals = meshes.left.normals(left), meshes.right.normals(right)
     found: list[VertexPairs] = []
-    for b in _possible(posed.left, posed.right, reach).nonzero()[:, 0].tolist():
-        first = _within(left[b, : meshes.left.n_vertices], posed.right.whole, b, reach)
-        second = _within(right[b, : meshes.right.n_vertices], posed.left.whole, b, reach)
+    for b in _possible(meshes, Pair(left, right), reach)[0].nonzero()[:, 0].tolist():
+        first = _within(left[b, : meshes.left.n_vertices], right[b], reach)
+        second = _within(right[b, : meshes.right.n_vertices], left[b], reach)
         # Squares of differences: cdist's expanded form loses millimetres a metre from the origin in float32.
         squared = (left[b, first][:, None] - right[b, second][None]).square().sum(-1)
         opposed = normals[0][b, first] @ normals[1][b, second].T < criterion.cos_threshold
@@ -250,18 +251,22 @@ def _zero(left: Tensor, right: Tensor) -> Float[Tensor, "batch"]:
     return 0 * (left[:, 0, 0] + right[:, 0, 0])
 
 
-def _possible(left: PosedMesh, right: PosedMesh, margin: float) -> Bool[Tensor, "batch"]:
-    one, other = left.whole, right.whole
+def _possible(
+    meshes: Pair[CollisionMesh], closed: Pair[Tensor], margin: float
+) -> tuple[Bool[Tensor, "batch"], Pair[PosedMesh] | None]:
+    """Which hands may touch, and both posed, unless all are far apart."""
+    one, other = (Boxes(v.amin(1).T, v.amax(1).T) for v in (closed.left.detach(), closed.right.detach()))
     # Hands that are not finite touch nothing.
     possible = one.meet(other, margin) & (one.high - one.low + other.high - other.low).isfinite().all(0)
     if not possible.any():
-        return possible
+        return possible, None
     within = ((one.low >= other.low) & (one.high <= other.high)).all(0)
     around = ((one.low <= other.low) & (one.high >= other.high)).all(0)
-    return possible & (left.meets(right, margin) | within | around)
+    posed = Pair(meshes.left.pose(closed.left), meshes.right.pose(closed.right))
+    return possible & (posed.left.meets(posed.right, margin) | within | around), posed
 
 
-def _within(points: Float[Tensor, "n 3"], box: Boxes, element: int, reach: float) -> Int[Tensor, "m"]:
-    """Indices of the points within ``reach`` of the box of one element."""
-    low, high = box.low[:, element] - reach, box.high[:, element] + reach
+def _within(points: Float[Tensor, "n 3"], others: Float[Tensor, "m 3"], reach: float) -> Int[Tensor, "k"]:
+    """Indices of the points within ``reach`` [m] of the others' box."""
+    low, high = others.amin(0) - reach, others.amax(0) + reach
     return ((points >= low) & (points <= high)).all(-1).nonzero()[:, 0]

@@ -166,11 +166,6 @@ class PosedMesh:
     corners: Float[Tensor, "3 corner=3 batch groups patches size"]
     levels: tuple[Boxes, Boxes, Boxes]
 
-    @property
-    def whole(self) -> Boxes:
-        """The boxes (3, B) around everything."""
-        return self.levels[0].around()
-
     def meets(self, other: PosedMesh, margin: float = 0.0) -> Bool[Tensor, "batch"]:
         """Whether any patch's box comes within ``margin`` [m] of a patch's box of the other mesh."""
         groups, others = self.levels[0], other.levels[0]
