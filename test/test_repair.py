@@ -147,11 +147,20 @@ def test_the_denoiser_sees_the_step_the_noise_and_the_features(weights: Path) ->
     g = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, DIMS, generator=g), torch.tensor([10, 10]), torch.randn(2, DIMS, generator=g)]
     inputs += [torch.randn(2, 10, 36, generator=g), torch.randn(2, 2, 11, generator=g)]
+    inputs[4][:, :, -1] = 0.5
     out = denoiser(*inputs)
     for i, value in enumerate(inputs):
         changed = list(inputs)
         changed[i] = value + 50 if i == 1 else value + 0.5
         assert not torch.allclose(denoiser(*changed), out, atol=1e-6)
+
+
+def test_a_condition_that_does_not_penetrate_is_given_back(weights: Path) -> None:
+    repair = PairRepair(HANDS, InteractionConfig(weights=str(weights)))
+    apart = palms((0.12, 0.2))
+    out = repair(apart)
+    for side, joints in out.joints(HANDS).items():
+        assert torch.allclose(joints, apart.joints(HANDS)[side], atol=1e-6)
 
 
 def test_steps_have_different_embeddings() -> None:

@@ -3,16 +3,17 @@
     tokens   t | left fingers (5) | right fingers (5) | left shape, right shape | left to right
     in       linear layers for x_t's numbers, for the condition's and for its features, added
     body     transformer encoder, GELU (Tevet et al., ICLR 2023)
-    out      linear layers -> x0_hat = condition + output
+    out      linear layers -> x0_hat = condition + share * output
 
-The two hands share their layers and differ by an embedding. Predicting the difference from the condition costs nothing
-and leaves a condition with nothing wrong as it is.
+The two hands share their layers and differ by an embedding. ``share`` rises with the condition's deepest penetration
+from 0 to 1 at 2 mm: hands with nothing wrong stay as they are, and a repair sets in without a jump.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -33,7 +34,7 @@ class DenoiserConfig(Checked):
     feedforward: int = setting(256, "Width inside a layer.", low=8, high=16384)
     layers: int = setting(4, "Layers.", low=1, high=64)
     heads: int = setting(4, "Heads of attention.", low=1, high=64)
-    dropout: float = setting(0.0, "Share of values dropped in training.", low=0.0, high=0.9)
+    dropout: float = setting(0.1, "Share of values dropped in training.", low=0.0, high=0.9)
 
     @classmethod
     def lite(cls) -> DenoiserConfig:
@@ -43,7 +44,14 @@ class DenoiserConfig(Checked):
     @classmethod
     def full(cls) -> DenoiserConfig:
         """MDM's size."""
-        return cls(width=512, feedforward=1024, layers=8, heads=4, dropout=0.1)
+        return cls(width=512, feedforward=1024, layers=8, heads=4)
+
+
+class Given(NamedTuple):
+    """What is known of the condition at every step: its part of the tokens, and the share of the output to add."""
+
+    tokens: Float[Tensor, "batch 13 width"]
+    share: Float[Tensor, "batch 1"]
 
 
 class Denoiser(nn.Module):
@@ -72,22 +80,22 @@ class Denoiser(nn.Module):
         condition: Float[Tensor, "batch 209"],
         fingers: Float[Tensor, "batch 10 36"],
         palms: Float[Tensor, "batch 2 11"],
-    ) -> Float[Tensor, "batch 13 width"]:
-        """The condition's share of the tokens: the same at every step."""
-        return self.given(condition, fingers, palms)
+    ) -> Given:
+        """What the condition says, the same at every step."""
+        return Given(self.given(condition, fingers, palms), palms[:, 0, -1:])
 
     def denoise(
         self,
         x: Float[Tensor, "batch 209"],
         t: Int[Tensor, "batch"],
         condition: Float[Tensor, "batch 209"],
-        given: Float[Tensor, "batch 13 width"],
+        given: Given,
     ) -> Float[Tensor, "batch 209"]:
         """x0_hat of x_t at step t, with ``given`` from ``embed``."""
         time = self.time(step_embedding(t, self.config.width))[:, None]
-        tokens = self.norm(self.body(torch.cat([time, self.noisy(x) + given], 1) + self.place))
+        tokens = self.norm(self.body(torch.cat([time, self.noisy(x) + given.tokens], 1) + self.place))
         change = [self.finger(tokens[:, 1:11]).flatten(1), self.shape(tokens[:, 11:13]).flatten(1)]
-        return condition + torch.cat([*change, self.relative(tokens[:, 13])], 1)
+        return condition + given.share * torch.cat([*change, self.relative(tokens[:, 13])], 1)
 
     def forward(
         self,
