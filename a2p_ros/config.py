@@ -173,6 +173,13 @@ class InteractionConfig(Checked):
         high=0.1,
         runtime=True,
     )
+    max_move: float = setting(
+        0.04,
+        "A repair that would move a joint farther than this [m], seen from the right wrist, is rejected.",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
     weights: str = setting("", "Folder with the denoiser's weights; empty = those shipped for the hand model.")
     steps: int = setting(3, "Denoiser calls of one repair.", low=1, high=1000)
     start: Literal["noise", "condition"] = setting(
@@ -192,6 +199,7 @@ class PipelineConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    interaction: InteractionConfig = field(default_factory=InteractionConfig)
     device: DeviceConfig = field(default_factory=lambda: DeviceConfig())
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,23 @@ def placed_hand(
         keypoints_px=pixels,
         transl=wrist - rest_wrist(model, pose.betas),
         box=Box.around(pixels),
+    )
+
+
+def reposed(
+    pose: HandPose, rotations: Float[np.ndarray, "16 3 3"], betas: Float[np.ndarray, "10"], model: HandModel
+) -> HandPose:
+    """The hand with other rotations, the global one first, and another shape; its ``landmarks`` go with the joints."""
+    turns = torch.as_tensor(rotations[None]).to(model.template)
+    joints = model.joints(torch.as_tensor(betas[None]).to(turns), turns, turns.new_zeros(1, 3))[0]
+    relative = (joints - joints[:1]).double().cpu().numpy()
+    return dataclasses.replace(
+        pose,
+        global_orient=rotations[0],
+        hand_pose=rotations[1:],
+        betas=betas,
+        joints=relative,
+        landmarks=None if pose.landmarks is None else relative + (pose.landmarks - pose.joints),
     )
 
 

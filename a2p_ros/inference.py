@@ -33,6 +33,13 @@ def thread_count(config: DeviceConfig) -> int:
     return config.threads or min(4, len(os.sched_getaffinity(0)))
 
 
+def torch_device(config: DeviceConfig) -> str:
+    """Where torch runs the networks that are its own: CUDA where it has it and the configuration allows it."""
+    import torch
+
+    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def cache_folder() -> Path:
     """The user's cache folder of this package (``$XDG_CACHE_HOME/a2p_ros``); it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "a2p_ros"

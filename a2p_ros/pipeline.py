@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.errors import ConfigError
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.hand import hand_length, load_hand_models
+from a2p_ros.inference import torch_device
+from a2p_ros.interaction.stage import Interaction, InteractionStage
 from a2p_ros.media.image_io import check_image
 from a2p_ros.placement import place
 from a2p_ros.smoothing import HandSmoother
@@ -28,7 +29,10 @@ from a2p_ros.warm_up import made_up_keypoints
 
 
 class TwoHandPipeline:
-    """Detect, find keypoints, regress MANO, place in the camera frame, smooth.
+    """Detect, find keypoints, regress MANO, place in the camera frame, smooth, part hands that penetrate.
+
+    Parting comes last: smoothed after it, hands were 1.0 mm deep in each other on average where they are 0.7 mm so
+    (five moving pairs), and what is published is what was measured.
 
     Args:
         config: settings of every stage; the defaults need no files beside the package's own.
@@ -46,6 +50,7 @@ class TwoHandPipeline:
         self.tracker = HandTracker.from_config(config.detection)
         self.regressor = KeypointFit(self.hand_models, config.fit, config.placement)
         self.smoother = HandSmoother(config.smoothing, self.hand_models)
+        self.interaction = InteractionStage(self.hand_models, config.interaction, torch_device(config.device))
         self.depth_scale = DepthScale()
         self._last_shape: tuple[int, ...] = ()
 
@@ -90,12 +95,14 @@ class TwoHandPipeline:
             hands = place(poses, camera, self.hand_models)
         with clock("smooth"):
             hands = self.smoother(hands, camera, stamp)
+        with clock("interact"):
+            found = self.interaction(hands, camera, stamp)
 
         status = self._status(keypoints, hands)
         metric = self._hand_length > 0 and not camera.assumed
         if depth is not None and self.wants_depth:
             self._measure_length(hands, camera, depth)
-        return self._answer(hands, status, stamp, metric, clock)
+        return self._answer(found, status, stamp, metric, clock)
 
     @property
     def wants_depth(self) -> bool:
@@ -133,21 +140,18 @@ class TwoHandPipeline:
         return Pair(left, right)
 
     def _answer(
-        self, hands: Pair[PlacedHand | None], status: Pair[Status], stamp: float, metric: bool, clock: StageClock
+        self, found: Interaction, status: Pair[Status], stamp: float, metric: bool, clock: StageClock
     ) -> TwoHands:
-        left, right = hands.left, hands.right
-        touching = left is not None and right is not None and left.box.iou(right.box) > 0
-        # No stage measures penetration yet: zero is only said where it is certain.
-        penetration = math.nan if touching else 0.0
         return TwoHands(
             stamp=stamp,
-            left=left,
-            right=right,
+            left=found.hands.left,
+            right=found.hands.right,
             status=status,
-            interacting=touching,
-            repaired=False,
-            penetration_before=penetration,
-            penetration_after=penetration,
+            interacting=found.interacting,
+            repaired=found.repaired,
+            penetration_before=found.penetration_before,
+            penetration_after=found.penetration_after,
+            rejected_repair=found.rejected,
             metric_scale=metric,
             model_id=self.model_id,
             hand_model=self.hand_models.left.name,
@@ -157,8 +161,9 @@ class TwoHandPipeline:
 
     @property
     def model_id(self) -> str:
-        """The methods that make the answer: detector, landmarks and regressor."""
-        return f"{self.regressor.model_id}+{self.landmarks.name}+{self.detector.name}"
+        """The methods that make the answer: regressor, landmarks, detector and, where it is enabled, the repair."""
+        methods = (self.regressor.model_id, self.landmarks.name, self.detector.name, self.interaction.model_id)
+        return "+".join(filter(None, methods))
 
     def report(self) -> dict[str, str]:
         """What was granted: the device of each model."""
@@ -166,6 +171,7 @@ class TwoHandPipeline:
             "detector": f"{self.detector.name} on {self.detector.device}",
             "landmarks": f"{self.landmarks.name} on {self.landmarks.device}",
             "regressor": f"{self.regressor.model_id} on cpu",
+            "repair": self.interaction.report,
         }
 
     def mesh(self, hand: PlacedHand) -> Float32[np.ndarray, "vertices 3"]:
@@ -181,6 +187,7 @@ class TwoHandPipeline:
         self.tracker.reset()
         self.regressor.reset()
         self.smoother.reset()
+        self.interaction.reset()
         self.depth_scale.reset()
         self._fit_with_length()
 
@@ -191,9 +198,10 @@ class TwoHandPipeline:
         self.detector(image)
         self.landmarks(image, [Detection(Box(220, 140, 420, 340), score=1.0)])
         poses = self.regressor(Pair(*(made_up_keypoints(self.hand_models[side], camera) for side in Side)), camera)
-        for hand in self.smoother(place(poses, camera, self.hand_models), camera, 0.0).items():
-            if hand[1] is not None:
-                self.mesh(hand[1])
+        hands = self.smoother(place(poses, camera, self.hand_models), camera, 0.0)
+        for _, hand in self.interaction(hands, camera, 0.0).hands.items():
+            if hand is not None:
+                self.mesh(hand)
         self.reset()
 
     def update(self, config: PipelineConfig) -> None:
@@ -212,3 +220,4 @@ class TwoHandPipeline:
         self.landmarks.min_size = config.landmarks.min_size
         self._fit_with_length()
         self.smoother.update(config.smoothing)
+        self.interaction.update(config.interaction)

@@ -13,14 +13,13 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import SmoothingConfig
-from a2p_ros.hand_frames import placed_hand
+from a2p_ros.hand_frames import placed_hand, reposed
 from a2p_ros.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from a2p_ros.types import HandPose, Pair, PlacedHand, Side
+from a2p_ros.types import Pair, PlacedHand, Side
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
@@ -82,20 +81,9 @@ class HandSmoother:
             self._filters[side] = _HandFilter(hand.wrist, rotations)
             return hand
         wrist, rotations = self._filters[side](hand.wrist, rotations, dt, self.config)
-        pose = self._posed(hand.pose, rotations)
+        pose = reposed(hand.pose, rotations, hand.pose.betas, self._models[side])
         placed = placed_hand(pose, wrist, camera, self._models[side])
         return hand if placed is None else dataclasses.replace(placed, status=hand.status)
-
-    def _posed(self, pose: HandPose, rotations: Float[np.ndarray, "16 3 3"]) -> HandPose:
-        model = self._models[pose.side]
-        turns = torch.as_tensor(rotations[None]).to(model.template)
-        betas = torch.as_tensor(pose.betas[None]).to(turns)
-        joints = model.joints(betas, turns, turns.new_zeros(1, 3))[0].double().cpu().numpy()
-        joints = joints - joints[0]
-        landmarks = None if pose.landmarks is None else joints + (pose.landmarks - pose.joints)
-        return dataclasses.replace(
-            pose, global_orient=rotations[0], hand_pose=rotations[1:], joints=joints, landmarks=landmarks
-        )
 
 
 class _HandFilter:

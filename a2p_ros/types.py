@@ -218,8 +218,8 @@ class TwoHands:
     """The pipeline's answer to one image.
 
     ``relative_translation`` = left wrist minus right wrist, camera axes [m], None unless both
-    are valid. ``penetration_*`` [m]. ``latency`` [s] is the pipeline's own; ``timings``
-    [s] are by stage. A hand that is None was not detected or was rejected (``status``).
+    are valid. ``penetration_*`` [m]; ``rejected_repair`` says why a repair was not taken. ``latency`` [s] is
+    the pipeline's own; ``timings`` [s] are by stage. A hand that is None was not detected or was rejected (``status``).
     """
 
     stamp: float
@@ -233,6 +233,7 @@ class TwoHands:
     metric_scale: bool
     model_id: str
     hand_model: str
+    rejected_repair: str = ""
     latency: float = 0.0
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import math
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
+from interacting_hands import backs
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import PipelineConfig
@@ -18,7 +17,7 @@ from a2p_ros.detection import tflite
 from a2p_ros.errors import CameraError, ConfigError, InputError
 from a2p_ros.pipeline import TwoHandPipeline
 from a2p_ros.rendering.clip import ClipCamera
-from a2p_ros.types import Box, Pair, PlacedHand, Side, Status, TwoHands
+from a2p_ros.types import Pair, Side, Status, TwoHands
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mediapipe") is None or importlib.util.find_spec("ai_edge_litert") is None,
@@ -128,31 +127,36 @@ def test_depth_images_make_the_scale_metric_until_reset(pipeline: TwoHandPipelin
     assert not pipeline(frame.image, frame.camera, 2.0).metric_scale
 
 
-@pytest.mark.parametrize(
-    ("boxes", "touching"), [((Box(0, 0, 9, 9), Box(5, 5, 20, 20)), True), ((Box(0, 0, 9, 9), Box(30, 0, 40, 9)), False)]
-)
-def test_penetration_is_not_claimed_where_hands_may_touch(
-    pipeline: TwoHandPipeline,
-    frames: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-    boxes: tuple[Box, Box],
-    touching: bool,
+def test_hands_that_penetrate_leave_parted_and_said_so(
+    pipeline: TwoHandPipeline, frames: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from a2p_ros import pipeline as module
+    """What comes before the last stage is scripted: the clip's hands do not meet."""
+    deep = backs(0.030)
+    monkeypatch.setattr(type(pipeline.smoother), "__call__", lambda *_: deep)
+    answer = pipeline(frames[0].image, frames[0].camera, 0.0)
+    assert answer.interacting and answer.repaired and answer.rejected_repair == ""
+    assert answer.penetration_before > 0.005 > 0.001 > answer.penetration_after >= 0
+    assert answer.status == Pair(Status.TRACKED, Status.TRACKED) and answer.timings["interact"] > 0
+    assert answer.model_id.endswith(f"+{pipeline.interaction.repair.model_id}")
+    assert answer.left is not None and not np.allclose(answer.left.joints, deep.left.joints, atol=1e-3)
 
-    def place(*args: Any) -> Pair[PlacedHand | None]:
-        left, right = (
-            None if hand is None else dataclasses.replace(hand, box=box)
-            for (_, hand), box in zip(real(*args).items(), boxes, strict=True)
-        )
-        return Pair(left, right)
+    set_to(pipeline, "interaction.min_depth", 0.02)
+    pipeline.interaction.reset()
+    assert not pipeline(frames[0].image, frames[0].camera, 0.1).repaired
+    set_to(pipeline, "interaction.min_depth", 0.002)
+    set_to(pipeline, "interaction.enabled", False)
+    off = pipeline(frames[0].image, frames[0].camera, 0.2)
+    assert off.interacting and not off.repaired and off.left is deep.left and pipeline.report()["repair"] == "disabled"
+    assert off.penetration_before == off.penetration_after == pytest.approx(answer.penetration_before)
+    assert pipeline.interaction.repair.model_id not in off.model_id
 
-    real = module.place
-    monkeypatch.setattr(module, "place", place)
+
+def test_hands_of_the_clip_are_apart_and_pass_through(pipeline: TwoHandPipeline, frames: list[Any]) -> None:
     hands = pipeline(frames[0].image, frames[0].camera, 0.0)
-    assert hands.interacting is touching and not hands.repaired
-    for depth in (hands.penetration_before, hands.penetration_after):
-        assert math.isnan(depth) if touching else depth == 0.0
+    assert (hands.interacting, hands.repaired, hands.penetration_before, hands.penetration_after) == (False,) * 2 + (
+        0,
+    ) * 2
+    assert pipeline.report()["repair"].startswith(pipeline.interaction.repair.model_id)
 
 
 def test_a_rejected_hand_is_said_to_be_and_is_looked_for_again(pipeline: TwoHandPipeline, frames: list[Any]) -> None:
