@@ -115,7 +115,7 @@ def fit_conditions(
             placed = place(fit(keypoints, view.camera), view.camera, generator.models)
         if placed.left is not None and placed.right is not None:
             rows.append(i)
-            found.append(_as_pairs(placed.left, placed.right, pairs.kinds[i]))
+            found.append(as_pairs(placed.left, placed.right, pairs.kinds[i]))
     if not found:
         none = torch.zeros(0, dtype=torch.long)
         return view[none].conditions(pairs[none], none)
@@ -239,7 +239,9 @@ def moved(
     return HandPairs(pairs.betas, Pair(*rotations), Pair(*transl), pairs.kinds)
 
 
-def _as_pairs(left: PlacedHand, right: PlacedHand, kind: str) -> HandPairs:
+def as_pairs(left: PlacedHand, right: PlacedHand, kind: str = "") -> HandPairs:
+    """A batch of one, in the camera frame."""
+
     def tensor(*arrays: np.ndarray) -> Tensor:
         return torch.as_tensor(np.concatenate(arrays)[None]).float()
 
