@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +30,15 @@ def vertices_of(hand: PlacedHand) -> np.ndarray:
         return _PRECISE[hand.side](*inputs).vertices[0].numpy()
 
 
-def hand_at(side: Side, wrist: np.ndarray, rotations: np.ndarray, betas: np.ndarray, **changes: Any) -> PlacedHand:
+def hand_at(
+    side: Side, wrist: np.ndarray, rotations: np.ndarray, betas: np.ndarray, camera: CameraModel = CAMERA
+) -> PlacedHand:
     """A hand of these parameters, seen where it is."""
     inputs = [torch.as_tensor(x[None], dtype=torch.float64) for x in (betas, rotations, np.zeros(3))]
     with single_thread():
         at_zero = _PRECISE[side].joints(*inputs)[0].numpy()
     joints = at_zero - at_zero[0] + wrist
-    px = CAMERA.project(joints)
+    px = camera.project(joints)
     pose = HandPose(
         side=side,
         global_orient=rotations[0],
@@ -49,11 +49,16 @@ def hand_at(side: Side, wrist: np.ndarray, rotations: np.ndarray, betas: np.ndar
         keypoint_confidence=np.ones(21),
         confidence=0.9,
     )
-    pose = dataclasses.replace(pose, **changes)
     return PlacedHand(pose, np.asarray(wrist, float), joints, px, wrist - at_zero[0], Box.around(px))
 
 
-def backs(gap: float, *, turn: np.ndarray | None = None, rng: np.random.Generator | None = None) -> Pair[PlacedHand]:
+def backs(
+    gap: float,
+    *,
+    turn: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+    camera: CameraModel = CAMERA,
+) -> Pair[PlacedHand]:
     """Wrist joints ``gap`` [m] apart across the palms: 40 mm is apart, 26 mm some millimetres deep.
 
     With ``rng`` each joint is turned by 4 mrad and each wrist moved by 0.3 mm, 1 mm along the depth, at random.
@@ -70,7 +75,7 @@ def backs(gap: float, *, turn: np.ndarray | None = None, rng: np.random.Generato
         if rng is not None:
             rotations = rotations @ Rotation.from_rotvec(rng.normal(0, 0.004, (16, 3))).as_matrix()
             wrist = wrist + rng.normal(0, 1, 3) * [0.0003, 0.0003, 0.001]
-        found[side] = hand_at(side, PLACE + wrist, rotations, np.zeros(10))
+        found[side] = hand_at(side, PLACE + wrist, rotations, np.zeros(10), camera)
     return Pair(found[Side.LEFT], found[Side.RIGHT])
 
 

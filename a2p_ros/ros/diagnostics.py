@@ -23,6 +23,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._times: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=1000))
         self._counts: Counter[str] = Counter()
+        self._notes: dict[str, object] = {}
         self._problems: dict[str, tuple[bytes, str, float]] = {}
 
     def sample(self, name: str, value: float) -> None:
@@ -34,6 +35,11 @@ class Statistics:
         """Raise a counter."""
         with self._lock:
             self._counts[name] += by
+
+    def note(self, name: str, value: object) -> None:
+        """Keep the last value of something."""
+        with self._lock:
+            self._notes[name] = value
 
     def problem(self, kind: str, text: str, level: bytes = WARN) -> None:
         """Set, or with an empty text clear, what is wrong in one respect."""
@@ -47,6 +53,11 @@ class Statistics:
         """All counters."""
         with self._lock:
             return dict(self._counts)
+
+    def notes(self) -> dict[str, object]:
+        """The last value of each thing noted."""
+        with self._lock:
+            return dict(self._notes)
 
     def problems(self) -> list[tuple[bytes, str]]:
         """(level, text) of what is wrong now, worst first."""
@@ -74,6 +85,7 @@ class Statistics:
         with self._lock:
             self._times.clear()
             self._counts.clear()
+            self._notes.clear()
             self._problems.clear()
 
     def _recent(self, name: str) -> list[tuple[float, float]]:
@@ -95,13 +107,13 @@ def status_message(
 
 
 def statistics_values(statistics: Statistics) -> dict[str, object]:
-    """Rates, latencies in milliseconds and counters as key and value."""
+    """Rates, latencies in milliseconds, counters and notes as key and value."""
     values: dict[str, object] = {"output rate [Hz]": statistics.rate("latency")}
     for name in statistics.names():
         found = statistics.percentiles(name)
         if found is not None:
             values[f"{name} p50 [ms]"], values[f"{name} p99 [ms]"] = 1e3 * found[0], 1e3 * found[1]
-    return {**values, **statistics.counts()}
+    return {**values, **statistics.counts(), **statistics.notes()}
 
 
 def _text(value: object) -> str:

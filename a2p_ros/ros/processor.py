@@ -31,6 +31,7 @@ from a2p_ros.ros.images import message_to_rgb
 from a2p_ros.ros.outputs import Outputs, Picture
 from a2p_ros.ros.parameters import Settings
 from a2p_ros.ros.watchdog import Watchdog
+from a2p_ros.types import TwoHands
 
 #: Stamps this far from the node's clock [s] from the first on are of another clock, and say nothing of an image's age.
 SANE_AGE = (-0.1, 10.0)
@@ -120,6 +121,7 @@ class Processor:
         hands = self._pipeline(image, camera, stamp, **self._depth_of(header, (height, width)))
         for stage, seconds in hands.timings.items():
             self._statistics.sample(stage, seconds)
+        self._note_interaction(hands)
         now = self._clock.now().nanoseconds
         age = self._age(header, now)
         if age is not None and limit and age > limit:
@@ -158,6 +160,21 @@ class Processor:
         self._statistics.problem("depth", problem)
         return {} if problem else {"depth": depth}
 
+    def _note_interaction(self, hands: TwoHands) -> None:
+        """Count repairs, and say why one was not taken."""
+        reason = hands.rejected_repair
+        self._statistics.problem("repair", f"repair of the hands rejected: {reason}" if reason else "")
+        if reason:
+            self._statistics.count("repairs rejected")
+            self._statistics.note("last rejected repair", reason)
+            if self._due("repair", 5.0):
+                self._logger.warning(f"the hands are not repaired: {reason}")
+        if hands.repaired:
+            self._statistics.count("frames repaired")
+        if hands.left is not None and hands.right is not None:
+            self._statistics.note("penetration before [mm]", 1e3 * hands.penetration_before)
+            self._statistics.note("penetration after [mm]", 1e3 * hands.penetration_after)
+
     def _publish_in_time(self, publish: Callable[[], None]) -> bool:
         """Publish unless images have stopped or hands were disabled meanwhile: the watchdog has the word then."""
         with self._outputs.lock:
@@ -181,12 +198,18 @@ class Processor:
 
     def _say(self, kind: str, reason: str, fault: Exception | None = None) -> None:
         """Log at most once in five seconds for each kind."""
-        now = time.monotonic()
-        if now - self._said.get(kind, -1e9) < 5.0:
+        if not self._due(kind, 5.0):
             return
-        self._said[kind] = now
         trace = "" if fault is None else "\n" + "".join(traceback.format_exception(fault))
         self._logger.error(f"no valid hands: {reason}{trace}")
+
+    def _due(self, kind: str, period: float) -> bool:
+        """Whether nothing of this kind was logged in the last ``period`` [s]; if so, it counts as logged now."""
+        now = time.monotonic()
+        if now - self._said.get(kind, -1e9) < period:
+            return False
+        self._said[kind] = now
+        return True
 
     def _header(self, header: Header) -> Header:
         frame = header.frame_id or self._settings.node.frame_id
@@ -240,8 +263,7 @@ class Processor:
         self._statistics.problem("camera", text)
         self._begun = self._begun or now
         patience = CAMERA_INFO_PATIENCE if found.waiting else 0.0
-        if now - self._begun >= patience and now - self._said.get("camera", -1e9) >= 30.0:
-            self._said["camera"] = now
+        if now - self._begun >= patience and self._due("camera", 30.0):
             self._logger.warning(text)
         return None
 
