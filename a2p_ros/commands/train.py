@@ -36,6 +36,7 @@ def add_parser(verbs: Any) -> None:
     diffusion.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     diffusion.add_argument("--every", type=int, help="steps between validations and checkpoints")
     diffusion.add_argument("--shards", type=int, help="data: shards, each of one kind of interaction")
+    diffusion.add_argument("--anywhere", type=int, help="data: further shards of any place of a hand on any other")
     diffusion.add_argument("--tries", type=int, help="data: tries at a clean pair in a shard")
     diffusion.add_argument("--data-seed", type=int, help="of the data")
     diffusion.add_argument("--workers", type=int, default=0, help="processes that make data (0: one for each core)")
@@ -58,20 +59,20 @@ def run_diffusion(args: argparse.Namespace) -> int:
     from a2p_ros.interaction.weights import CARD, TENSORS, save
     from a2p_ros.training import curves
     from a2p_ros.training.diffusion import DiffusionTrainer, TrainConfig
-    from a2p_ros.training.diffusion_data import DataConfig, PairData, annotated_data, make_data, read_data
+    from a2p_ros.training.diffusion_data import DataConfig, PairData, annotated_data, make_data, read_data, shards_of
 
     names = ("seed", "steps", "batch", "rate", "every", "conditions", "precision")
     train = _given(TrainConfig(), args, **{name: name for name in names})
-    data_config = _given(DataConfig(), args, shards="shards", tries="tries", seed="data_seed")
+    data_config = _given(DataConfig(), args, shards="shards", anywhere="anywhere", tries="tries", seed="data_seed")
     models = load_hand_models(args.hand_model)
     folder = args.data or args.out / "data"
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if first:
         workers = args.workers or len(os.sched_getaffinity(0))
-        with common.bar(total=data_config.shards, unit="shard", what="data") as bar:
+        with common.bar(total=len(shards_of(data_config)), unit="shard", what="data") as bar:
             for count in make_data(data_config, folder, args.hand_model, workers):
                 bar.update(count - bar.n)
-    elif not all_there(data_config, folder):
+    elif not all(shard.path(folder).exists() for shard in shards_of(data_config)):
         raise ConfigError(f"{folder}: make the data with one process before training with several")
     training, validation, kinds = read_data(data_config, folder)
     for source in args.dataset:
@@ -111,13 +112,6 @@ def run_diffusion(args: argparse.Namespace) -> int:
         ],
     )
     return 0
-
-
-def all_there(config: Any, folder: Path) -> bool:
-    """Whether every shard has been made."""
-    from a2p_ros.training.diffusion_data import shard_path
-
-    return all(shard_path(folder, i).exists() for i in range(config.shards))
 
 
 def _given(config: Any, args: argparse.Namespace, **names: str) -> Any:

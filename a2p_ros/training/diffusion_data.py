@@ -1,7 +1,7 @@
 """Training data of the diffusion model: shards of (clean pair, penetrating condition), made once and kept.
 
-A shard holds the tries at one kind of interaction and every condition made of them. It follows from (seed, index)
-alone, so a run that was cut off goes on where it stopped, and any number of processes make the same data.
+A shard holds the tries at one kind of interaction and every condition made of them. It follows from its seed alone,
+so a run that was cut off goes on where it stopped, and any number of processes make the same data.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +31,7 @@ from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import mirrored_raw, raw
 from a2p_ros.training.annotations import annotated_pairs
 from a2p_ros.training.conditions import before_camera, fit_conditions, noise_conditions
-from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS
+from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import Pair
 
@@ -46,7 +47,8 @@ class DataConfig(Checked):
     """How much is made, and what of."""
 
     seed: int = setting(1, "Of everything random.", low=0, high=2**31)
-    shards: int = setting(200, "Shards, each of one kind of interaction; every 19th is kept for validation.", low=2)
+    shards: int = setting(200, "Shards, each of one of the kinds in turn; every 19th is kept for validation.", low=2)
+    anywhere: int = setting(60, "Further shards of any place on any place; every 19th for validation.", low=0)
     tries: int = setting(32, "Tries at a clean pair in a shard; about nine of ten succeed.", low=1, high=1000)
     noisy: int = setting(4, "Noisy conditions of each clean pair.", low=0, high=100)
     fitted: int = setting(3, "Tries at a condition by the keypoint fit for each clean pair.", low=0, high=100)
@@ -93,15 +95,40 @@ def numbers(
     return PairData(raw(models, truth), raw(models, condition), *features, which)
 
 
-def make_shard(config: DataConfig, index: int, generator: InteractionGenerator) -> tuple[PairData, dict[str, int]]:
-    """Shard ``index``, and how many pairs of which kind it holds."""
-    seed = config.seed * 1_000_003 + index
-    kind = TRAINING_KINDS[index % len(TRAINING_KINDS)]
-    tried, kept = generator.attempt(kind, config.tries, torch.Generator().manual_seed(seed))
+class Shard(NamedTuple):
+    """What one shard is made of."""
+
+    name: str
+    kind: str
+    seed: int
+    validation: bool
+
+    def path(self, folder: Path) -> Path:
+        """Where it is kept."""
+        return folder / f"{self.name}.safetensors"
+
+
+def shards_of(config: DataConfig) -> list[Shard]:
+    """All shards of a configuration."""
+    # 19 shares no factor with the number of kinds, so that all are validated on.
+    seed = config.seed * 1_000_003
+    named = [
+        Shard(f"shard_{i:05d}", TRAINING_KINDS[i % len(TRAINING_KINDS)], seed + i, i % 19 == 0)
+        for i in range(config.shards)
+    ]
+    return named + [
+        Shard(f"anywhere_{i:05d}", ANYWHERE, seed + 500_000 + i, i % 19 == 0) for i in range(config.anywhere)
+    ]
+
+
+def make_shard(config: DataConfig, shard: Shard, generator: InteractionGenerator) -> tuple[PairData, int]:
+    """A shard's data, and of how many clean pairs they were made."""
+    tried, kept = generator.attempt(shard.kind, config.tries, torch.Generator().manual_seed(shard.seed))
     clean = tried[kept]
     if len(clean) == 0:
-        raise InputError(f"shard {index}: none of {config.tries} tries at {kind} touches without penetrating")
-    return conditions_of(config, clean, generator, torch.Generator().manual_seed(seed + 2**40)), {kind: len(clean)}
+        raise InputError(f"{shard.name}: none of {config.tries} tries at {shard.kind} touches without penetrating")
+    rng = torch.Generator().manual_seed(shard.seed + 2**40)
+    return conditions_of(config, clean, generator, rng), len(clean)
 
 
 def conditions_of(
@@ -135,32 +162,33 @@ def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -
     if note.exists() and (found := json.loads(note.read_text())) != recipe:
         raise ConfigError(f"{folder} holds data made as {found}, not as {recipe}; choose another folder, or empty it")
     note.write_text(json.dumps(recipe))
-    there = {i for i in range(config.shards) if shard_path(folder, i).exists()}
-    yield len(there)
-    missing = [i for i in range(config.shards) if i not in there]
+    shards = shards_of(config)
+    missing = [shard for shard in shards if not shard.path(folder).exists()]
+    there = len(shards) - len(missing)
+    yield there
     if not missing:
         return
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(hand_model,)) as pool:
-        for count, done in enumerate(as_completed([pool.submit(_write, config, folder, i) for i in missing]), 1):
+        for count, done in enumerate(as_completed([pool.submit(_write, config, folder, s) for s in missing]), 1):
             done.result()
-            yield len(there) + count
+            yield there + count
 
 
 def read_data(config: DataConfig, folder: Path) -> tuple[PairData, PairData, dict[str, int]]:
     """Training and validation data, mirror images among them, and the number of clean pairs of each kind."""
     parts: tuple[list[PairData], list[PairData]] = ([], [])
     kinds: Counter[str] = Counter()
-    for i in range(config.shards):
-        path = shard_path(folder, i)
+    for shard in shards_of(config):
+        path = shard.path(folder)
         try:
             with safe_open(path, framework="pt") as file:
                 data = PairData(*(file.get_tensor(name) for name in _FIELDS))
                 kinds.update(json.loads(file.metadata()["kinds"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as a shard: {error}; delete it, and it is made anew") from error
-        parts[_is_validation(i)].append(data)
+        parts[shard.validation].append(data)
     training, validation = (PairData.joined(p) for p in parts)
     return training, validation, dict(kinds)
 
@@ -185,16 +213,6 @@ def mirrored(data: PairData) -> PairData:
     )
 
 
-def _is_validation(index: int) -> bool:
-    # A stride prime to the number of kinds, so that all are validated on.
-    return index % 19 == 0
-
-
-def shard_path(folder: Path, index: int) -> Path:
-    """Where a shard is kept."""
-    return folder / f"shard_{index:05d}.safetensors"
-
-
 _generator: InteractionGenerator | None = None
 
 
@@ -204,11 +222,11 @@ def _prepare(hand_model: str) -> None:
     _generator = InteractionGenerator(load_hand_models(hand_model))
 
 
-def _write(config: DataConfig, folder: Path, index: int) -> None:
+def _write(config: DataConfig, folder: Path, shard: Shard) -> None:
     assert _generator is not None
-    data, kinds = make_shard(config, index, _generator)
-    path = shard_path(folder, index)
+    data, count = make_shard(config, shard, _generator)
+    path = shard.path(folder)
     unfinished = path.with_suffix(".part")
     tensors = {name: getattr(data, name).contiguous() for name in _FIELDS}
-    save_file(tensors, unfinished, metadata={"kinds": json.dumps(kinds)})
+    save_file(tensors, unfinished, metadata={"kinds": json.dumps({shard.kind: count})})
     unfinished.rename(path)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 _Direction = tuple[float, float, float]
 _TIPS = tuple((f"{f}_pad", f"{f}_pad", 1.0) for f in ("middle", "index", "ring", "little", "thumb"))
 _KNUCKLES = "index_back_1+middle_back_1+ring_back_1"
@@ -165,3 +167,20 @@ KINDS: dict[str, Kind] = {
 
 #: Kinds that training never sees.
 HELD_OUT: tuple[str, ...] = ("hold_finger", "fist_in_palm", "hand_on_back")
+
+#: Not a kind that people have a word for: any place of one hand on any place of the other. Without it the model learns
+#: where the hands of ten kinds are to each other, and moves those of any other kind there.
+ANYWHERE = "anywhere"
+
+
+def anywhere(sites: tuple[str, ...], grasps: tuple[str, ...], generator: torch.Generator) -> Kind:
+    """Any grasps, and two sites drawn at random; never palm on back or knuckles, which held-out kinds are about."""
+
+    def drawn() -> str:
+        return sites[int(torch.randint(len(sites), (), generator=generator))]
+
+    while True:
+        left, right = drawn(), drawn()
+        kinds = {left, right}
+        if not ("palm" in kinds and any("back" in name for name in kinds)):
+            return Kind(grasps, grasps, (1, 0, 0), (0, -1, 0), ((left, right, 1.0),), tilt=20)

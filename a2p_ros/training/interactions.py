@@ -18,8 +18,8 @@ from a2p_ros.interaction.collision import inside_vertices, penetration_depths, s
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.surface import CollisionMesh
 from a2p_ros.training.contact_sites import contact_sites
-from a2p_ros.training.hand_poses import HandAxes, sample_hand, within_limits
-from a2p_ros.training.interaction_kinds import KINDS, Kind
+from a2p_ros.training.hand_poses import GRASPS, HandAxes, sample_hand, within_limits
+from a2p_ros.training.interaction_kinds import ANYWHERE, KINDS, Kind, anywhere
 from a2p_ros.types import Pair, Side
 
 #: Fingers, palm and thumb side of the hands at rest.
@@ -30,6 +30,8 @@ _RHO = 0.05
 _STAGES = ((90, 1.0, 4.0), (40, 0.3, 6.0), (40, 0.02, 10.0))
 #: Steps between searches for the vertices inside the other hand, the dearest part of a step.
 _SEARCH = 2
+#: Tries at ``ANYWHERE`` that share their places.
+_SAME_PLACES = 8
 #: A clean pair is no deeper than this in the other hand, and no farther away than that [m].
 MAX_DEPTH, MAX_GAP = 0.0005, 0.002
 
@@ -55,11 +57,15 @@ class InteractionGenerator:
     def attempt(self, kind: str, count: int, generator: torch.Generator) -> tuple[HandPairs, Bool[Tensor, "batch"]]:
         """``count`` tries at a kind, and which of them are clean: touching and not penetrating.
 
+        ``ANYWHERE`` is any place of one hand on any place of the other, other places for every eight tries.
         Raises InputError for an unknown kind.
         """
-        if kind not in KINDS:
-            raise InputError(f"kind of interaction: {kind!r} is unknown; known are {', '.join(KINDS)}")
-        spec = KINDS[kind]
+        if kind == ANYWHERE and count > _SAME_PLACES:
+            tries = [self.attempt(kind, min(_SAME_PLACES, count - i), generator) for i in range(0, count, _SAME_PLACES)]
+            return HandPairs.joined([pairs for pairs, _ in tries]), torch.cat([clean for _, clean in tries])
+        if kind not in KINDS and kind != ANYWHERE:
+            raise InputError(f"kind of interaction: {kind!r} is unknown; known are {', '.join((*KINDS, ANYWHERE))}")
+        spec = KINDS[kind] if kind in KINDS else anywhere(tuple(self._sites.left), tuple(GRASPS), generator)
         betas = 0.8 * torch.randn(count, 10, generator=generator)
         shapes = [
             sample_hand(
@@ -67,7 +73,11 @@ class InteractionGenerator:
             )
             for names in (spec.left, spec.right)
         ]
-        pairs = self._solve(spec, kind, betas, shapes[0], shapes[1], _turns(spec, count, generator))
+        if kind in KINDS:
+            turns = _turns(spec, count, generator)
+        else:
+            turns = self._facing(spec, betas, shapes[0], shapes[1], generator)
+        pairs = self._solve(spec, kind, betas, shapes[0], shapes[1], turns)
         swap = torch.rand(count, generator=generator) < 0.5
         mirrored = pairs.mirrored()
         pairs = HandPairs.joined([pairs, mirrored])[torch.where(swap, torch.arange(count) + count, torch.arange(count))]
@@ -134,6 +144,26 @@ class InteractionGenerator:
                 adam.step()
         with torch.no_grad():
             return build(Pair(variables[0], variables[1]), variables[2], variables[3].detach())
+
+    def _facing(
+        self, spec: Kind, betas: Tensor, left: Tensor, right: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "batch 3 3"]:
+        """Left wrist rotations at which the first sites' normals oppose each other, turned about them at random."""
+        count = len(betas)
+        eye, still = torch.eye(3).expand(count, 1, 3, 3), torch.zeros(count, 3)
+        normals = []
+        for side, angles, site in ((Side.LEFT, left, spec.contacts[0][0]), (Side.RIGHT, right, spec.contacts[0][1])):
+            rotations = torch.cat([eye, self._axes[side].rotations(within_limits(angles))], 1)
+            vertices = self.models[side].forward(betas, rotations, still).vertices
+            mesh = self.meshes[side]
+            normal = mesh.normals(mesh.close(vertices))[:, self._vertices_of(site, side)].mean(1)
+            normals.append(torch.nn.functional.normalize(normal, dim=-1))
+        own, other = normals[0], -normals[1]
+        axis = torch.nn.functional.normalize(torch.linalg.cross(own, other) + 1e-6, dim=-1)
+        swing = _exponential(axis * torch.arccos((own * other).sum(-1, keepdim=True).clamp(-1, 1)))
+        spin = _exponential(other * 2 * torch.pi * torch.rand(count, 1, generator=generator))
+        tilt = _exponential(torch.deg2rad(spec.tilt * torch.randn(count, 3, generator=generator)) / 3**0.5)
+        return tilt @ spin @ swing
 
     def _free_gap(self, first: Pair[Tensor], shift: Tensor, outward: Tensor, spec: Kind) -> Float[Tensor, "batch"]:
         """The least gap [m] along ``outward`` at which the hands do not penetrate, up to the kind's ``reach``."""
