@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from a2p_ros.commands import common
+from a2p_ros.commands import bench_interaction, common
 from a2p_ros.errors import A2PError, InputError, MissingDependencyError
 
 
@@ -25,6 +25,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("bench", help="measure speed and latency", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_pipeline(kinds)
+    bench_interaction.add(kinds)
     _add_ros(kinds)
 
 
