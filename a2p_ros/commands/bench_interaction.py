@@ -315,7 +315,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
     inside = result["vertices_inside"]
     return [
         f"{result['model_id']}, {result['device']}, {result['steps']} steps with {result['guidance_iterations']} of "
-        f"guidance; {result['pairs']} pairs with {inside[0]} to {inside[-1]} vertices inside, each {result['repeats']} x",
+        f"guidance; {result['pairs']} pairs with {inside[0]} to {inside[-1]} vertices inside, "
+        f"{result['repeats']} times each",
         f"  {'[ms]':<44}{'p50':>8}{'p99':>8}",
         row("gate, boxes overlap", "gate_ms"),
         row("  boxes in the image apart", "gate_apart_ms"),
