@@ -53,7 +53,7 @@ class EvalConfig(Checked):
     n: int = setting(200, "Conditions, half noise, half fit.", low=2, high=100_000)
     seed: int = setting(0, "Of everything random.", low=0, high=2**31)
     kinds: tuple[str, ...] = HELD_OUT
-    levels: bool = setting(True, "Look at other levels of noise, too, and at clean pairs.")
+    others: bool = setting(True, "Look at other levels of noise, too, and at clean pairs.")
     pictures: int = setting(0, "Pairs whose meshes are handed back.", low=0, high=10_000)
 
     def __post_init__(self) -> None:
@@ -91,14 +91,9 @@ class Found:
 
 
 def standard_methods(config: InteractionConfig) -> dict[str, Method]:
-    """(b) ``gradient_only``, (c) ``model_only`` and (d) ``after``.
-
-    ``gradient_long`` is (b) with ten times the steps: descent to its end.
-    """
-    longer = dataclasses.replace(config, steps=10 * config.steps)
+    """(b) ``gradient_only``, (c) ``model_only`` and (d) ``after``."""
     return {
         "gradient_only": Method(config, use_model=False),
-        "gradient_long": Method(longer, use_model=False),
         "model_only": Method(config, use_guide=False),
         "after": Method(config),
     }
@@ -224,7 +219,7 @@ class Evaluator:
         count = min(len(m) for m in made.values())
         for source, m in made.items():
             self._add(found, m[torch.arange(count)], source, f"{kind} {number}", MPJPE if source == "noise" else 0.0)
-        if config.levels and count:
+        if config.others and count:
             for level in LEVELS:
                 m = noise_conditions(generator, clean[:_OF_LEVEL], rng, level)
                 if len(m):
