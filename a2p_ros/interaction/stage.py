@@ -38,8 +38,8 @@ TOUCH = 0.003
 RELEASE = 0.5
 #: Once on, the repair stays on until the depth has been below the release for so long [s].
 HOLD = 0.3
-#: Time constants of the low pass that a correction goes through [s], where it grows or turns and where it shrinks.
-FADE, FADE_OUT = 0.03, 0.15
+#: Time constants [s] of the low pass that a correction goes through, and of its end and its weakening.
+FADE, FADE_OUT = 0.02, 0.15
 #: A correction changes no faster than this [m/s], and this share of the hands' own motion.
 SPEED, SPEED_SHARE = 0.05, 0.5
 #: A longer pause between frames than this [s] starts anew, as the smoothing does.
@@ -50,6 +50,9 @@ _NOTHING = 1e-4
 _LONGEST = 0.5
 #: No shape parameter is larger; they are standard deviations.
 _STRANGEST = 30.0
+
+
+_NONE = Correction.none()
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class InteractionStage:
 
     def _forget(self) -> None:
         self._correction: Correction | None = None
-        self._on, self._below = False, 0.0
+        self._on, self._below, self._strength = False, 0.0, 0.0
         #: Joints of the pair in the last frame, if it was there: then nothing may jump.
         self._joints: Float[np.ndarray, "2 21 3"] | None = None
 
@@ -162,13 +165,13 @@ class InteractionStage:
         came = self._contact(hands)
         step = self._step(hands)
         self._switch(came.depth, dt)
-        target, rejected = Correction.none(), ""
-        if self._on and came.found is not None and (strength := self._strength(came.depth)) > 0:
+        target, rejected = _NONE, ""
+        if self._on and came.found is not None:
             try:
-                target = self._repaired(hands, came.found).scaled(strength)
+                target = self._repaired(hands, came.found).scaled(self._strength)
             except (A2PError, RuntimeError) as error:
                 rejected = _text(error)
-        for wanted in (Correction.none(),) if rejected else (target, Correction.none()):
+        for wanted in (_NONE,) if rejected else (target, _NONE):
             correction = self._towards(wanted, step, dt)
             try:
                 moved = self._moved(correction, hands, camera)
@@ -176,7 +179,7 @@ class InteractionStage:
                 rejected = rejected or str(error)
                 continue
             contact = came if moved is hands else self._contact(moved)
-            if wanted is target and contact.depth >= came.depth and contact.depth > self.config.min_depth:
+            if wanted is not _NONE and contact.depth >= came.depth and contact.depth > self.config.min_depth:
                 depths = f"{1e3 * came.depth:.1f} mm before, {1e3 * contact.depth:.1f} mm after"
                 rejected = f"the repair does not reduce the penetration: {depths}"
                 continue
@@ -197,35 +200,32 @@ class InteractionStage:
         """The correction of this frame, on the way from the last one's to what is wanted."""
         if math.isinf(step):
             return wanted
-        none = Correction.none()
-        before = self._correction or none
-        fade = FADE_OUT if wanted.distance(none) < before.distance(none) else FADE
+        before = self._correction or _NONE
+        fade = FADE_OUT if wanted is _NONE else FADE
         limit = (SPEED * dt + SPEED_SHARE * step) / max(before.distance(wanted), 1e-9)
         return before.towards(wanted, min(1 - math.exp(-dt / fade), limit))
 
     def _switch(self, depth: float, dt: float) -> None:
-        """Hysteresis: on above ``min_depth``, off after ``HOLD`` below the release depth."""
-        self._below = 0.0 if depth > RELEASE * self.config.min_depth else self._below + dt
+        """Hysteresis: on above ``min_depth``, off after ``HOLD`` below the release depth, and weaker in between."""
+        low, high = RELEASE * self.config.min_depth, self.config.min_depth
+        self._below = 0.0 if depth > low else self._below + dt
         if not self.config.enabled or self._below > HOLD:
             self._on = False
-        elif depth > self.config.min_depth:
+        elif depth > high:
             self._on = True
-
-    def _strength(self, depth: float) -> float:
-        """Share of the repair that is used at a depth [m]: 0 at the release, 1 from ``min_depth`` on."""
-        low, high = RELEASE * self.config.min_depth, self.config.min_depth
-        return min(max(depth - low, 0.0) / max(high - low, 1e-9), 1.0)
+        now = min(max(depth - low, 0.0) / max(high - low, 1e-9), 1.0) if self._on else 0.0
+        self._strength = max(now, self._strength * math.exp(-dt / FADE_OUT))
 
     def _repaired(self, hands: Pair[PlacedHand], found: Pair[InsideVertices]) -> Correction:
         pairs = pairs_of(hands, self._models).to(self.repair.device)
         repaired = self.repair(pairs, found)
         joints, after = (p.joints(self.repair.models) for p in (pairs, repaired))
-        farthest = 1e3 * max(float((after[s] - joints[s]).norm(dim=-1).max()) for s in Side)
+        farthest = max(float((after[s] - joints[s]).norm(dim=-1).max()) for s in Side)
         if not math.isfinite(farthest):
             raise InputError(f"the repair by {self.repair.model_id} is not finite")
-        if farthest > 1e3 * self.config.max_move:
+        if farthest > self.config.max_move:
             limit = f"at most {1e3 * self.config.max_move:.0f} mm are taken (interaction.max_move)"
-            raise InputError(f"the repair would move a joint by {farthest:.0f} mm, {limit}")
+            raise InputError(f"the repair would move a joint by {1e3 * farthest:.0f} mm, {limit}")
         return Correction.between(pairs, repaired, self.repair.models)
 
     def _moved(self, correction: Correction, hands: Pair[PlacedHand], camera: CameraModel) -> Pair[PlacedHand]:
