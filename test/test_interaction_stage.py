@@ -83,6 +83,21 @@ def untouched(found: Interaction, hands: Pair[Any]) -> bool:
 # Gate
 
 
+def test_the_repair_is_given_the_pair_as_the_camera_sees_it() -> None:
+    """The repair moves hands along the view rather than across it."""
+    seen: list[HandPairs] = []
+
+    def look(pairs: HandPairs, depth: float) -> HandPairs:
+        seen.append(pairs)
+        return shifted(pairs, 1.3 * depth)
+
+    hands = backs(0.026)
+    assert stage(Push(look))(hands, CAMERA, 0.0).repaired
+    given = seen[0].joints(MODELS)
+    for side, hand in hands.items():
+        assert np.allclose(given[side][0].numpy(), hand.joints, atol=1e-5)
+
+
 def test_hands_apart_cost_no_mesh_and_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
     push, hands = Push(), backs(0.25)
     made = stage(push)

@@ -83,9 +83,12 @@ class Correction:
         return Pair(*poses), apart
 
 
-def pairs_of(hands: Pair[PlacedHand], models: Pair[HandModel]) -> HandPairs:
-    """A batch of one for the networks, moved so that the right wrist is near the origin, where float32 is fine."""
-    origin = hands.right.wrist
+def pairs_of(hands: Pair[PlacedHand], models: Pair[HandModel], *, in_camera: bool = False) -> HandPairs:
+    """A batch of one for the networks, moved so that the right wrist is near the origin, where float32 is finest.
+
+    With ``in_camera`` it stays in the camera frame, which tells the direction of view.
+    """
+    origin = np.zeros(3) if in_camera else hands.right.wrist
 
     def both(values: list[np.ndarray]) -> Pair[Tensor]:
         return Pair(*(torch.as_tensor(v[None]).to(models.left.template) for v in values))

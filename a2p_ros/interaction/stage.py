@@ -217,7 +217,7 @@ class InteractionStage:
         self._strength = max(now, self._strength * math.exp(-dt / FADE_OUT))
 
     def _repaired(self, hands: Pair[PlacedHand], found: Pair[InsideVertices]) -> Correction:
-        pairs = pairs_of(hands, self._models).to(self.repair.device)
+        pairs = pairs_of(hands, self._models, in_camera=True).to(self.repair.device)
         repaired = self.repair(pairs, found)
         joints, after = (p.joints(self.repair.models) for p in (pairs, repaired))
         farthest = max(float((after[s] - joints[s]).norm(dim=-1).max()) for s in Side)
