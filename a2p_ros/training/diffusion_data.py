@@ -30,7 +30,7 @@ from a2p_ros.interaction.features import condition_features, view_of
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import mirrored_raw, raw
 from a2p_ros.training.annotations import annotated_pairs
-from a2p_ros.training.conditions import before_camera, fit_conditions, noise_conditions
+from a2p_ros.training.conditions import Conditions, before_camera, fit_conditions, noise_conditions
 from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import Pair
@@ -138,16 +138,15 @@ def conditions_of(
     models = generator.models
     seen = before_camera(models, clean, rng)
     parts = [numbers(models, generator, seen, seen, 0)]
+    made: list[tuple[Conditions, int]] = []
     for i in range(config.noisy):
         span = config.most_noise - config.least_noise
         # Spread evenly, one draw in each part of the range.
         level = config.least_noise + span * (i + float(torch.rand((), generator=rng))) / config.noisy
-        made = noise_conditions(generator, clean, rng, level)
-        parts.append(numbers(models, generator, made.truth, made.condition, 1))
-    for _ in range(config.fitted):
-        made = fit_conditions(generator, clean, rng)
-        parts.append(numbers(models, generator, made.truth, made.condition, 2))
-    return PairData.joined([p for p in parts if len(p)])
+        made.append((noise_conditions(generator, clean, rng, level), 1))
+    made += [(fit_conditions(generator, clean, rng), 2) for _ in range(config.fitted)]
+    parts += [numbers(models, generator, c.truth, c.condition, source) for c, source in made if len(c)]
+    return PairData.joined(parts)
 
 
 def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -> Iterator[int]:
