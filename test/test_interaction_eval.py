@@ -107,9 +107,7 @@ def test_alignment_takes_a_turn_of_the_whole_pair_out() -> None:
     assert found["mrrpe_aligned_mm"] < 1e-2 and found["mrrpe_mm"] > 1.0 and found["mpjpe_mm"] > 5.0
 
 
-@pytest.mark.parametrize(
-    ("parted", "kept", "hands"), [(0.002, 1.0, 1.0), (0.020, 0.0, 0.0), (-0.003, 1.0, 1.0)]
-)
+@pytest.mark.parametrize(("parted", "kept", "hands"), [(0.002, 1.0, 1.0), (0.020, 0.0, 0.0), (-0.003, 1.0, 1.0)])
 def test_contact_is_kept_on_either_side_of_the_surface_and_lost_with_distance(
     parted: float, kept: float, hands: float
 ) -> None:

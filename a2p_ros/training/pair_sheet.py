@@ -118,5 +118,9 @@ def _grid(cells: Sequence[Image], columns: int) -> Image:
 
 def _write(image: Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+    try:
+        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        written = False
+    if not written:
         raise InputError(f"{path}: cannot be written as a picture; expected a name that ends in .png")
