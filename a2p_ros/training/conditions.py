@@ -65,7 +65,7 @@ class ViewConfig(Checked):
     """Where pairs are before the camera, and how well their keypoints are seen. All of it is our choice.
 
     Lengths in the image are shares of the hand's box. For comparison, MediaPipe's landmarks on 960 rendered hands that
-    do not overlap: pixels off by 0.016, 3D points by 0.0046 m across the view and 0.013 m along it, sizes spread by 0.065.
+    do not overlap: pixels off by 0.016, 3D points by 0.0046 m across the view and 0.013 m along it, sizes by 0.065.
     """
 
     near: float = setting(
