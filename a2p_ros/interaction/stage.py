@@ -41,7 +41,7 @@ HOLD = 0.3
 #: Time constants [s] of the low pass that a correction goes through, and of its end and its weakening.
 FADE, FADE_OUT = 0.02, 0.15
 #: A correction changes no faster than this [m/s], and this share of the hands' own motion.
-SPEED, SPEED_SHARE = 0.05, 0.5
+SPEED, SPEED_SHARE = 0.05, 0.3
 #: A longer pause between frames than this [s] starts anew, as the smoothing does.
 MAX_GAP = 0.5
 #: A correction that moves no joint by more than this [m] is dropped.
