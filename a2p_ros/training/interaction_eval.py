@@ -15,26 +15,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from a2p_ros.camera import CameraModel
 from a2p_ros.config import Checked, InteractionConfig, setting
-from a2p_ros.errors import ConfigError, InputError
+from a2p_ros.errors import A2PError, ConfigError, InputError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import placed_hand
 from a2p_ros.interaction.collision import InsideVertices
+from a2p_ros.interaction.guidance import GuidanceConfig
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.repair import PairRepair
 from a2p_ros.interaction.stage import InteractionStage
 from a2p_ros.torch_threads import single_thread
 from a2p_ros.training.conditions import Conditions, as_pairs, before_camera, fit_conditions, noise_conditions
 from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS
-from a2p_ros.training.interaction_metrics import METRICS, PairMeasures
+from a2p_ros.training.interaction_metrics import COUNTS, METRICS, PairMeasures
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import HandPose, Pair, PlacedHand, Side
 
@@ -44,6 +46,8 @@ MPJPE, LEVELS = 0.006, (0.004, 0.010)
 _TRIES, _OF_LEVEL = 12, 3
 #: Pieces in a row that may come to nothing before a kind is given up.
 _PATIENCE = 20
+#: Share of the conditions whose volumes may fail.
+MOST_FAILED = 0.05
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Method:
     config: InteractionConfig
     use_model: bool = True
     use_guide: bool = True
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
 
 #: Configuration, kind, number of the piece, tries at a clean pair.
@@ -78,10 +83,14 @@ _Piece = tuple[EvalConfig, str, int, int]
 
 @dataclass
 class Found:
-    """What was measured: a row for each condition and method, changes of clean pairs, and meshes for pictures."""
+    """What was measured: a row for each condition and method, changes of clean pairs, and meshes for pictures.
+
+    ``clean`` are, for each clean pair, the mean and the largest way of a joint under a repair that nothing asked for,
+    and the mean way where the stage may reject it [mm].
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    clean: list[tuple[float, float]] = field(default_factory=list)
+    clean: list[tuple[float, float, float]] = field(default_factory=list)
     meshes: list[dict[str, Any]] = field(default_factory=list)
     model_id: str = ""
 
@@ -100,16 +109,25 @@ def standard_methods(config: InteractionConfig) -> dict[str, Method]:
 
 
 def ablation_methods(config: InteractionConfig) -> dict[str, Method]:
-    """The model over steps, start and strength, with and without guidance."""
-    starts: tuple[tuple[Literal["condition", "noise"], float], ...]
-    starts = (("condition", 0.1), ("condition", 0.3), ("condition", 0.6), ("noise", 1.0))
-    out = {}
-    for steps in (1, 2, 3, 5, 10):
-        for start, strength in starts:
-            changed = dataclasses.replace(config, steps=steps, start=start, strength=strength)
-            for guide in (True, False):
-                name = f"{steps} {start} {strength:g} {'guided' if guide else 'free'}"
-                out[name] = Method(changed, use_guide=guide)
+    """One factor at a time about ``config``: steps, start, strength, guidance; and descent alone, over iterations."""
+    changes: dict[str, dict[str, Any]] = {f"steps {n}": {"steps": n} for n in (1, 2, 3, 5, 10)}
+    changes |= {
+        "start condition": {"start": "condition"},
+        "start noise": {"start": "noise"},
+        "start noise, 10 steps": {"start": "noise", "steps": 10},
+    }
+    changes |= {f"strength {s}": {"strength": s} for s in (0.1, 0.3, 0.6)}
+    out = {"default": Method(config)}
+    out |= {name: Method(dataclasses.replace(config, **change)) for name, change in changes.items()}
+    out["guidance off"] = Method(config, use_guide=False)
+    for n in (1, 2, 4):
+        out[f"guidance, {n} a step"] = Method(config, guidance=GuidanceConfig(iterations=n))
+    out["guidance printed, V_c other"] = Method(config, guidance=GuidanceConfig(loss="printed"))
+    out["guidance printed, V_c condition"] = Method(
+        config, guidance=GuidanceConfig(loss="printed", against="condition")
+    )
+    for n in (1, 2, 4, 10):
+        out[f"no model, {n} a step"] = Method(config, use_model=False, guidance=GuidanceConfig(iterations=n))
     return out
 
 
@@ -123,7 +141,8 @@ def evaluate(
     """Every method on the same conditions; the result depends on ``config`` alone, not on ``workers``.
 
     ``workers`` are processes, 0 = one for each core; ``progress`` is told how many conditions are done.
-    Raises BooleanError where a volume cannot be computed, InputError where no clean pairs of a kind come about.
+    Raises A2PError where more than ``MOST_FAILED`` of the conditions have a volume that cannot be computed, InputError
+    where no clean pairs of a kind come about.
     """
     wanted = {k: len(range(j, config.n // 2, len(config.kinds))) for j, k in enumerate(config.kinds)}
     workers = workers or len(os.sched_getaffinity(0))
@@ -147,15 +166,29 @@ def evaluate(
                     raise InputError(f"kind {kind}: {_PATIENCE} times {_TRIES} tries gave no penetrating conditions")
                 if progress is not None:
                     progress(2 * sum(kept.values()))
+    failed = failures(total.rows)
+    if len(failed) > MOST_FAILED * len({r["pair"] for r in total.rows}):
+        name, why = next(iter(failed.items()))
+        raise A2PError(
+            f"PenVol could not be computed for {len(failed)} conditions, which leaves no fair mean; "
+            f"the first is {name}: {why}"
+        )
     # Evenly over kinds and sources.
     total.meshes = total.meshes[:: max(1, len(total.meshes) // max(config.pictures, 1))][: config.pictures]
     return total
 
 
+def failures(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Conditions of which a volume failed under any method, and why; no mean of any method has them."""
+    return {r["pair"]: f"{r['method']}: {r['failed']}" for r in rows if r["failed"]}
+
+
 def summary(found: Found, methods: Iterable[str]) -> dict[str, Any]:
     """The contract of ``a2p eval interactions --json``: means over all conditions, and by kind, source and level."""
     names = ["before", *methods]
-    main = [r for r in found.rows if r["source"] != "level"]
+    failed = failures(found.rows)
+    rows = [r for r in found.rows if r["pair"] not in failed]
+    main = [r for r in rows if r["source"] != "level"]
 
     def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {"n": len({r["pair"] for r in rows})} | {
@@ -169,27 +202,51 @@ def summary(found: Found, methods: Iterable[str]) -> dict[str, Any]:
         "model_id": found.model_id,
         "by_kind": split(main, "kind"),
         "by_source": split(main, "source"),
+        "failed_booleans": len(failed),
+        "failed_pairs": failed,
     }
-    result["by_level"] = split([r for r in found.rows if r["source"] != "fit"], "level_mm")
+    result["by_level"] = split([r for r in rows if r["source"] != "fit"], "level_mm")
     if found.clean:
-        mean, most = np.array(found.clean).T
+        mean, most, accepted = np.array(found.clean).T
         result |= {
             "clean_change_mm": float(mean.mean()),
+            "clean_change_max_mm": float(mean.max()),
             "clean_change_largest_mm": float(most.mean()),
             "clean_change_p95_mm": float(np.percentile(mean, 95)),
+            "clean_change_accepted_mm": float(accepted.mean()),
         }
     result["ratios"] = {
         name: {m: _ratio(result[name][m], result["before"][m]) for m in METRICS} for name in names if name != "before"
     }
+    result["gain"] = {
+        name: {m: gain(main, name, m) for m in ("mpjpe_mm", "mrrpe_mm", "mrrpe_aligned_mm")}
+        for name in names
+        if name != "before"
+    }
     return result
 
 
+def gain(rows: list[dict[str, Any]], method: str, metric: str, over: str = "before") -> dict[str, float]:
+    """Mean of what a method is better by on the same conditions, and the standard error of that mean."""
+    both = [{r["pair"]: r[metric] for r in rows if r["method"] == name} for name in (over, method)]
+    better = np.array([value - both[1][pair] for pair, value in both[0].items()])
+    if len(better) < 2:
+        return {"mean": float(better.sum()) if len(better) else math.nan, "error": math.nan}
+    return {"mean": float(better.mean()), "error": float(better.std(ddof=1) / len(better) ** 0.5)}
+
+
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each metric over the rows that have it; shares of rows that were repaired, and rejected."""
+    """Mean of each metric over the rows that have it; shares of rows that were repaired, and rejected.
+
+    Contacts count one by one (``COUNTS``): a pair of hands that touches in many places has many.
+    """
     out = {}
     for name in (*METRICS, "repaired", "rejected"):
-        values = [float(r[name]) for r in rows if not math.isnan(r[name])]
-        out[name] = sum(values) / len(values) if values else math.nan
+        values = [
+            (float(r[name]), float(r[COUNTS[name]]) if name in COUNTS else 1.0) for r in rows if not math.isnan(r[name])
+        ]
+        total = sum(weight for _, weight in values)
+        out[name] = sum(value * weight for value, weight in values) / total if total else math.nan
     return out
 
 
@@ -203,6 +260,11 @@ class Evaluator:
             name: InteractionStage(models, method.config, repair=_Repair(models, method))
             for name, method in methods.items()
         }
+        self._open: InteractionStage | None = None
+        if "after" in methods:
+            # Any vertex inside the other hand is repaired, which is as far open as the gate of a stage goes.
+            always = dataclasses.replace(methods["after"].config, min_depth=0.0)
+            self._open = InteractionStage(models, always, repair=self.stages["after"].repair)
 
     def piece(self, config: EvalConfig, kind: str, number: int, tries: int) -> Found:
         """Some conditions of one kind, as many of noise as of the fit, through all methods."""
@@ -224,16 +286,18 @@ class Evaluator:
                 m = noise_conditions(generator, clean[:_OF_LEVEL], rng, level)
                 if len(m):
                     self._add(found, m, "level", f"{kind} {number}", level)
-            if "after" in self.stages:
-                seen = before_camera(self._models, clean[:count], rng)
-                found.clean = self._clean_change(seen, self.stages["after"].repair)
+            if self._open is not None:
+                found.clean = self._clean_change(clean[:count], self._open, rng)
         if not config.pictures:
             found.meshes = []
         return found
 
     def _add(self, found: Found, made: Conditions, source: str, tag: str, level: float) -> None:
         measures = PairMeasures(self._models, self.generator.meshes, made)
-        hands = [_placed(self._models, made, i) for i in range(len(made))]
+        hands = []
+        for i in range(len(made)):
+            seen = (Pair(p.left[i], p.right[i]) for p in (made.observed_px, made.weights))
+            hands.append(_placed(self._models, made.condition[i : i + 1], made.camera, *seen))
         answers: dict[str, list[Pair[PlacedHand]]] = {"before": hands}
         outcome: dict[str, list[tuple[bool, bool]]] = {"before": [(False, False)] * len(made)}
         for name, stage in self.stages.items():
@@ -253,10 +317,11 @@ class Evaluator:
             pixels = Pair(
                 *(torch.as_tensor(np.stack([h[s].keypoints_px for h in given])) for s in (Side.LEFT, Side.RIGHT))
             )
-            for i, values in enumerate(measures.of(pairs[name], pixels)):
+            for i, (values, failed) in enumerate(measures.of(pairs[name], pixels)):
                 repaired, rejected = outcome[name][i]
                 about = {"method": name, "source": source, "level_mm": 1e3 * level, "kind": made.truth.kinds[i]}
                 about |= {"pair": f"{tag} {source} {level} {i}", "repaired": repaired, "rejected": rejected}
+                about["failed"] = failed
                 found.rows.append(about | values)
         if source != "level" and "after" in pairs:
             shown = {"before": pairs["before"], "after": pairs["after"], "truth": made.truth}
@@ -265,18 +330,38 @@ class Evaluator:
                 arrays = {name: (v.left[i].numpy(), v.right[i].numpy()) for name, v in both.items()}
                 found.meshes.append({"kind": made.truth.kinds[i], "source": source} | arrays)
 
-    def _clean_change(self, clean: HandPairs, repair: PairRepair) -> list[tuple[float, float]]:
-        """Mean and largest way [mm] of a joint, seen from the right wrist, under a repair that nothing asked for."""
-        before, after = (p.joints(self._models) for p in (clean, repair(clean)))
-        way = torch.cat([(after.left - before.left).norm(dim=-1), (after.right - before.right).norm(dim=-1)], 1)
-        return [(1e3 * float(w.mean()), 1e3 * float(w.max())) for w in way]
+    def _clean_change(
+        self, clean: HandPairs, stage: InteractionStage, rng: torch.Generator
+    ) -> list[tuple[float, float, float]]:
+        """Rows of ``Found.clean``, seen from the right wrist."""
+        seen = before_camera(self._models, clean, rng)
+        camera = CameraModel.assume(640, 480, 1.05)
+        taken = []
+        for i in range(len(seen)):
+            stage.reset()
+            pair = _placed(self._models, seen[i : i + 1], camera)
+            hands = stage(Pair(pair.left, pair.right), camera, 0.0).hands
+            assert hands.left is not None and hands.right is not None, "the stage drops no hand"
+            taken.append(as_pairs(hands.left, hands.right))
+        forced, accepted = self._ways(seen, stage.repair(seen)), self._ways(seen, HandPairs.joined(taken))
+        rows = zip(forced.mean(1).tolist(), forced.amax(1).tolist(), accepted.mean(1).tolist(), strict=True)
+        return [(1e3 * mean, 1e3 * most, 1e3 * left) for mean, most, left in rows]
+
+    def _ways(self, before: HandPairs, after: HandPairs) -> Float[Tensor, "batch 42"]:
+        """How far each joint is moved [m], each pair as its right wrist sees it."""
+        seen = []
+        for pairs in (before, after):
+            joints = pairs.joints(self._models)
+            from_wrist = torch.cat([joints.left, joints.right], 1) - joints.right[:, :1]
+            seen.append(from_wrist @ pairs.rotations.right[:, 0])
+        return (seen[1] - seen[0]).norm(dim=-1)
 
 
 class _Repair(PairRepair):
     """A repair of which a part may be left out."""
 
     def __init__(self, models: Pair[HandModel], method: Method) -> None:
-        super().__init__(models, method.config)
+        super().__init__(models, method.config, guidance=method.guidance)
         self._method = method
 
     def __call__(
@@ -297,27 +382,33 @@ class _Repair(PairRepair):
         )
 
 
-def _placed(models: Pair[HandModel], made: Conditions, i: int) -> Pair[PlacedHand]:
-    """Condition i as the stage before the repair would hand it on."""
-    joints, placed = made.condition[i : i + 1].joints(models), []
+def _placed(
+    models: Pair[HandModel],
+    one: HandPairs,
+    camera: CameraModel,
+    observed: Pair[Tensor] | None = None,
+    weights: Pair[Tensor] | None = None,
+) -> Pair[PlacedHand]:
+    """The one pair as the stage before the repair would hand it on; without ``observed`` seen just where it is."""
+    joints, placed = one.joints(models), []
     for side in (Side.LEFT, Side.RIGHT):
         points = _numpy(joints[side][0])
-        rotations = _numpy(made.condition.rotations[side][i])
+        rotations = _numpy(one.rotations[side][0])
         pose = HandPose(
             side=side,
             global_orient=rotations[0],
             hand_pose=rotations[1:],
-            betas=_numpy(made.condition.betas[side][i]),
+            betas=_numpy(one.betas[side][0]),
             joints=points - points[0],
-            keypoints_px=_numpy(made.observed_px[side][i]),
-            keypoint_confidence=_numpy(made.weights[side][i]),
+            keypoints_px=camera.project(points) if observed is None else _numpy(observed[side]),
+            keypoint_confidence=np.ones(len(points)) if weights is None else _numpy(weights[side]),
             confidence=1.0,
         )
-        hand = placed_hand(pose, points[0], made.camera, models[side])
+        hand = placed_hand(pose, points[0], camera, models[side])
         if hand is None:
-            raise InputError(f"condition {i}: the {side.value} hand is not before the camera")
+            raise InputError(f"a condition of kind {one.kinds[0]!r}: the {side.value} hand is not before the camera")
         placed.append(hand)
-    return Pair(*placed)
+    return Pair(placed[0], placed[1])
 
 
 def _add(total: Found, found: Found, count: int) -> None:

@@ -4,11 +4,12 @@ penvol_cm3, pendist_*, iv_cm3   see ``penetration``
 mpjpe_mm           mean joint error of both hands, each with its wrist on the true one, camera axes
 mrrpe_mm           error of left wrist minus right wrist, camera axes
 mrrpe_aligned_mm   the same in each pair's own axes of the right hand's global rotation
-reprojection_px    mean distance of both hands' joints from the true ones in the image
+reprojection_px    mean distance of both hands' joints from the true ones in the image, as the pair was placed
+reprojection_fitted_px  the same with the pair moved as one body to where it fits the observed 2D joints best
 contact_kept       of the vertices that lie within ``TOUCHING`` of the other hand's surface in truth, the share
                    that lies within ``KEPT`` of it, on either side of the surface
-contact_pairs_kept of the vertices of the two hands that are nearest to each other and within ``TOUCHING`` in
-                   truth, the share of these pairs that is still within ``KEPT``
+contact_pairs_kept of the pairs of vertices of the two hands within ``TOUCHING_PAIR`` of each other in truth, the share
+                   still within ``KEPT``: the strict reading, where on the hands contact is counts as well
 contact_hands_kept whether any vertex lies within ``KEPT`` of the other hand's surface
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,17 +26,21 @@ from torch import Tensor
 
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.hand_pairs import HandPairs
+from a2p_ros.interaction.representation import wrists
 from a2p_ros.interaction.surface import CollisionMesh, closest
 from a2p_ros.training.conditions import Conditions
 from a2p_ros.training.interactions import wrist_aligned_error
-from a2p_ros.training.penetration import BooleanError, penetration_metrics
+from a2p_ros.training.penetration import BooleanError, PenetrationMetrics, penetration_metrics
+from a2p_ros.translation import Apart, solve_translations
 from a2p_ros.types import Pair, Side
 
 #: Hands touch where their surfaces are this near in truth, and still do where they are that near afterwards [m].
 TOUCHING, KEPT = 0.002, 0.005
+#: And two vertices, one of each hand, where they are this near to each other [m].
+TOUCHING_PAIR = 0.0025
 #: No vertex farther from the other hand's vertices than this [m] is near its surface: edges are 10 mm at most.
 _FAR = 0.015
-#: What ``measure`` gives, in this order.
+#: What is measured, in this order.
 METRICS = (
     "penvol_cm3",
     "pendist_mean_mm",
@@ -44,10 +50,23 @@ METRICS = (
     "mrrpe_mm",
     "mrrpe_aligned_mm",
     "reprojection_px",
+    "reprojection_fitted_px",
     "contact_kept",
     "contact_pairs_kept",
     "contact_hands_kept",
 )
+
+#: A share of vertices, or of pairs of them, is one of all that were measured: what counts them in a pair of hands.
+COUNTS = {"contact_kept": "contact_vertices", "contact_pairs_kept": "contact_pairs"}
+#: The two hands as one body [m]: what the fit may leave between them.
+_RIGID = 1e-5
+
+
+class Measured(NamedTuple):
+    """``METRICS`` and ``COUNTS`` of one pair; where a volume failed, why, and no number of the penetration."""
+
+    values: dict[str, float]
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,9 +81,13 @@ class Contact:
         """Of true hands; ``vertices`` are (V, 3) [m]."""
         apart = _distances(vertices.left, vertices.right)
         touching = Pair(*(_near_surface(meshes, vertices, apart, side, TOUCHING) for side in (Side.LEFT, Side.RIGHT)))
-        nearest = (apart == apart.amin(1, keepdim=True)) | (apart == apart.amin(0, keepdim=True))
-        left, right = (nearest & (apart <= TOUCHING)).nonzero().unbind(1)
+        left, right = (apart <= TOUCHING_PAIR).nonzero().unbind(1)
         return cls(touching, (left, right))
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many vertices touch, and how many pairs of vertices."""
+        return len(self.touching.left) + len(self.touching.right), len(self.pairs[0])
 
     def kept(self, meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> tuple[float, float, float]:
         """``contact_kept``, ``contact_pairs_kept``, ``contact_hands_kept``; NaN where nothing touches in truth."""
@@ -88,38 +111,64 @@ class PairMeasures:
             for left, right in zip(truth.left.vertices, truth.right.vertices, strict=True)
         ]
 
-    def of(self, answer: HandPairs, projected: Pair[Tensor]) -> list[dict[str, float]]:
-        """``METRICS`` of each pair; ``projected`` are the answer's joints in the image, (B, 21, 2) a hand [px].
-
-        Raises BooleanError with the number of the pair where PenVol cannot be computed.
-        """
+    def of(self, answer: HandPairs, projected: Pair[Tensor]) -> list[Measured]:
+        """Each pair; ``projected`` are the answer's joints in the image, (B, 21, 2) a hand [px]."""
         both = answer.forward(self._models)
         joints = Pair(both.left.joints, both.right.joints)
         mpjpe = 1e3 * wrist_aligned_error(joints, self._joints)
+        placed = self._reprojection(projected)
+        best = self._reprojection(fitted(self._models, answer, self._made))
         found = []
         for i in range(len(answer)):
             vertices = Pair(both.left.vertices[i : i + 1], both.right.vertices[i : i + 1])
-            try:
-                penetration = penetration_metrics(self._meshes, vertices)[0]
-            except BooleanError as error:
-                raise BooleanError(f"condition {i} of kind {answer.kinds[i]!r}: {error}") from error
+            penetration, failed = _penetration(self._meshes, vertices)
             camera, own = self._apart(joints, answer, i)
+            contact = self._contacts[i]
             values = (
                 *dataclasses.astuple(penetration),
                 float(mpjpe[i]),
                 camera,
                 own,
-                float(sum((projected[s][i] - self._made.true_px[s][i]).norm(dim=-1).mean() for s in Side)) / 2,
-                *self._contacts[i].kept(self._meshes, Pair(vertices.left[0], vertices.right[0])),
+                float(placed[i]),
+                float(best[i]),
+                *contact.kept(self._meshes, Pair(vertices.left[0], vertices.right[0])),
+                *map(float, contact.counts),
             )
-            found.append(dict(zip(METRICS, values, strict=True)))
+            found.append(Measured(dict(zip((*METRICS, *COUNTS.values()), values, strict=True)), failed))
         return found
+
+    def _reprojection(self, projected: Pair[Tensor]) -> Float[Tensor, "batch"]:
+        true = self._made.true_px
+        return torch.cat([(projected[s] - true[s]).norm(dim=-1) for s in (Side.LEFT, Side.RIGHT)], 1).mean(1)
 
     def _apart(self, joints: Pair[Tensor], answer: HandPairs, i: int) -> tuple[float, float]:
         """Error of left wrist minus right wrist [mm]: camera axes, and each in its own right hand's axes."""
         ours, true = (p.left[i, 0] - p.right[i, 0] for p in (joints, self._joints))
         turn, true_turn = (p.rotations.right[i, 0] for p in (answer, self._made.truth))
         return 1e3 * float((ours - true).norm()), 1e3 * float((turn.T @ ours - true_turn.T @ true).norm())
+
+
+def fitted(models: Pair[HandModel], pairs: HandPairs, made: Conditions) -> Pair[Tensor]:
+    """Joints in the image, (B, 21, 2) a hand [px], of each pair moved as one body to fit the observed ones best."""
+    joints, place = pairs.joints(models), wrists(models, pairs)
+    projected: list[list[Tensor]] = [[], []]
+    for i in range(len(pairs)):
+        ours, rays, weights = [], [], []
+        for side in (Side.LEFT, Side.RIGHT):
+            ours.append((joints[side][i] - place[side][i]).double().numpy())
+            rays.append(made.camera.rays(made.observed_px[side][i].double().numpy()))
+            weights.append(made.weights[side][i].double().numpy())
+        apart = Apart((place.left[i] - place.right[i]).double().numpy(), _RIGID)
+        for pixels, points, wrist in zip(projected, ours, solve_translations(ours, rays, weights, apart), strict=True):
+            pixels.append(torch.as_tensor(made.camera.project(points + wrist)))
+    return Pair(torch.stack(projected[0]), torch.stack(projected[1]))
+
+
+def _penetration(meshes: Pair[CollisionMesh], vertices: Pair[Tensor]) -> tuple[PenetrationMetrics, str]:
+    try:
+        return penetration_metrics(meshes, vertices)[0], ""
+    except BooleanError as error:
+        return PenetrationMetrics(math.nan, math.nan, math.nan, math.nan), str(error).removeprefix("pair 0: ")
 
 
 def _near_surface(
