@@ -31,9 +31,9 @@ from a2p_ros.warm_up import made_up_keypoints
 class TwoHandPipeline:
     """Detect, find keypoints, regress MANO, place in the camera frame, smooth, part hands that penetrate.
 
-    Parting comes last, so that what is published is what was measured. Smoothed after it, four of five scripted moving
-    pairs were smoothed back into each other: 0.1 to 0.7 mm deep on average and not 0.1 to 0.15 mm. In the fifth, fingers
-    9 mm through each other, it was the other way round, 3.5 and 4.5 mm.
+    Parting comes last, so that what is published is what was measured. Smoothed after it, four of five scripted
+    moving pairs were smoothed back into each other: 0.1 to 0.7 mm deep on average and not 0.1 to 0.15 mm. In the
+    fifth, fingers 9 mm through each other, it was the other way round, 3.5 and 4.5 mm.
 
     Args:
         config: settings of every stage; the defaults need no files beside the package's own.
