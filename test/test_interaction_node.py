@@ -75,7 +75,7 @@ def stream_until(peer: Peer, wanted: Any, what: str) -> TwoHandMANO:
     try:
         return wait_until(lambda: next((m for m in peer.messages[seen:] if wanted(m)), None), what=what)
     finally:
-        peer.node.destroy_timer(timer)
+        timer.cancel()
 
 
 def apart(message: TwoHandMANO) -> float:
