@@ -376,7 +376,7 @@ def test_what_cannot_be_evaluated_is_refused(capsys: pytest.CaptureFixture[str])
     assert "expected some of palm_to_palm" in capsys.readouterr().err
     assert cli.main(["eval", "interactions", "--n", "1"]) == cli.FAILED
     assert cli.main(["eval", "interactions", "--workers", "-1"]) == cli.FAILED
-    assert cli.main(["eval", "interactions", "--n", "2", "--weights", "/nowhere", "--workers", "1"]) == cli.FAILED
+    assert cli.main(["eval", "interactions", "--n", "2", "--weights", "/nowhere", "--workers", "2"]) == cli.FAILED
     assert "/nowhere" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"kinds: expected some of .*, got none"):
         EvalConfig(kinds=())

@@ -440,6 +440,10 @@ def _pool(
             evaluator = Evaluator(load_hand_models(hand_model), methods)
             yield lambda pieces: (evaluator.piece(*piece) for piece in pieces)
         return
+    # Hand models and weights that cannot be read are told here: in a worker they would break the pool.
+    models = load_hand_models(hand_model)
+    for config in {method.config.weights: method.config for method in methods.values()}.values():
+        PairRepair(models, config)
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(dict(methods), hand_model)) as pool:
