@@ -137,7 +137,7 @@ def test_without_weights_the_guidance_works_alone_and_says_so() -> None:
 def test_a_new_denoiser_gives_its_condition_back() -> None:
     torch.manual_seed(1)
     denoiser, condition = Denoiser(TINY).eval(), torch.randn(3, DIMS)
-    fingers, hands = torch.randn(3, 10, 36), torch.randn(3, 2, 11)
+    fingers, hands = torch.randn(3, 10, 33), torch.randn(3, 2, 11)
     out = denoiser(torch.randn(3, DIMS), torch.tensor([0, 500, 999]), condition, fingers, hands)
     assert torch.equal(out, condition)
 
@@ -146,7 +146,7 @@ def test_the_denoiser_sees_the_step_the_noise_and_the_features(weights: Path) ->
     denoiser = load(weights, HANDS).denoiser
     g = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, DIMS, generator=g), torch.tensor([10, 10]), torch.randn(2, DIMS, generator=g)]
-    inputs += [torch.randn(2, 10, 36, generator=g), torch.randn(2, 2, 11, generator=g)]
+    inputs += [torch.randn(2, 10, 33, generator=g), torch.randn(2, 2, 11, generator=g)]
     inputs[4][:, :, -1] = 0.5
     out = denoiser(*inputs)
     for i, value in enumerate(inputs):

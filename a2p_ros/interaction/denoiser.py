@@ -5,8 +5,10 @@
     body     transformer encoder, GELU (Tevet et al., ICLR 2023)
     out      linear layers -> x0_hat = condition + share * output
 
-The two hands share their layers and differ by an embedding. ``share`` rises with the condition's deepest penetration
-from 0 to 1 at 2 mm: hands with nothing wrong stay as they are, and a repair sets in without a jump.
+Of the numbers between the wrists only x_t's distance from the condition goes in, not where the hands are to each other
+(``features`` says why). The two hands share their layers and differ by an embedding. ``share`` rises with the
+condition's deepest penetration from 0 to 1 at 2 mm: hands with nothing wrong stay as they are, and a repair sets in
+without a jump.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from a2p_ros.config import Checked, setting
 from a2p_ros.interaction.features import FINGER_FEATURES, PALM_FEATURES
 from a2p_ros.interaction.representation import ARTICULATION, DIMS, LEFT_SHAPE, RELATIVE, RIGHT_SHAPE, ROTATION, SHAPE
+from a2p_ros.interaction.schedule import CosineSchedule
 
 _FINGER = ARTICULATION // 5
 
@@ -57,6 +60,8 @@ class Given(NamedTuple):
 class Denoiser(nn.Module):
     """``forward(x_t, t, condition, fingers, palms)`` -> x0_hat, (B, 209) all; features as ``condition_features``."""
 
+    signal: Tensor
+
     def __init__(self, config: DenoiserConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or DenoiserConfig.lite()
@@ -71,6 +76,7 @@ class Denoiser(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.finger, self.shape = nn.Linear(c.width, _FINGER), nn.Linear(c.width, SHAPE)
         self.relative = nn.Linear(c.width, RELATIVE)
+        self.register_buffer("signal", CosineSchedule.make().alpha_bar.sqrt().float(), persistent=False)
         for last in (self.finger, self.shape, self.relative):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -78,11 +84,12 @@ class Denoiser(nn.Module):
     def embed(
         self,
         condition: Float[Tensor, "batch 209"],
-        fingers: Float[Tensor, "batch 10 36"],
+        fingers: Float[Tensor, "batch 10 33"],
         palms: Float[Tensor, "batch 2 11"],
     ) -> Given:
         """What the condition says, the same at every step."""
-        return Given(self.given(condition, fingers, palms), palms[:, 0, -1:])
+        hidden = torch.cat([condition[:, : ROTATION.start], torch.zeros_like(condition[:, ROTATION.start :])], 1)
+        return Given(self.given(hidden, fingers, palms), palms[:, 0, -1:])
 
     def denoise(
         self,
@@ -93,7 +100,9 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "batch 209"]:
         """x0_hat of x_t at step t, with ``given`` from ``embed``."""
         time = self.time(step_embedding(t, self.config.width))[:, None]
-        tokens = self.norm(self.body(torch.cat([time, self.noisy(x) + given.tokens], 1) + self.place))
+        between = x[:, ROTATION.start :] - self.signal[t][:, None] * condition[:, ROTATION.start :]
+        noisy = self.noisy(torch.cat([x[:, : ROTATION.start], between], 1))
+        tokens = self.norm(self.body(torch.cat([time, noisy + given.tokens], 1) + self.place))
         change = [self.finger(tokens[:, 1:11]).flatten(1), self.shape(tokens[:, 11:13]).flatten(1)]
         return condition + given.share * torch.cat([*change, self.relative(tokens[:, 13])], 1)
 
@@ -102,7 +111,7 @@ class Denoiser(nn.Module):
         x: Float[Tensor, "batch 209"],
         t: Int[Tensor, "batch"],
         condition: Float[Tensor, "batch 209"],
-        fingers: Float[Tensor, "batch 10 36"],
+        fingers: Float[Tensor, "batch 10 33"],
         palms: Float[Tensor, "batch 2 11"],
     ) -> Float[Tensor, "batch 209"]:
         """x0_hat of x_t at step t."""

@@ -62,7 +62,7 @@ class PairData:
 
     clean: Float[Tensor, "samples 209"]
     condition: Float[Tensor, "samples 209"]
-    fingers: Float[Tensor, "samples 10 36"]
+    fingers: Float[Tensor, "samples 10 33"]
     palms: Float[Tensor, "samples 2 11"]
     source: Int[Tensor, "samples"]
 
