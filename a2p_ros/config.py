@@ -174,7 +174,7 @@ class InteractionConfig(Checked):
         runtime=True,
     )
     max_move: float = setting(
-        0.04,
+        0.1,
         "A repair that would move a joint farther than this [m], seen from the right wrist, is rejected.",
         low=0.0,
         high=1.0,

@@ -312,7 +312,7 @@ def not_finite(pairs: HandPairs, depth: float) -> HandPairs:
     ("change", "says"),
     [
         (not_finite, "the repair by push is not finite"),
-        (lambda pairs, _: shifted(pairs, 0.060), "would move a joint by 60 mm, at most 40 mm are taken"),
+        (lambda pairs, _: shifted(pairs, 0.160), "would move a joint by 160 mm, at most 100 mm are taken"),
         (lambda pairs, _: shifted(pairs, -0.004), "does not reduce the penetration: 6.4 mm before, 9.5 mm after"),
         (lambda pairs, _: pairs, "does not reduce the penetration: 6.4 mm before, 6.4 mm after"),
         (fail(RuntimeError("CUDA out of memory\nin detail")), "RuntimeError: CUDA out of memory"),
@@ -330,19 +330,20 @@ def test_a_bad_repair_is_rejected_and_the_hands_stay(change: Any, says: str) -> 
 def test_how_far_is_too_far_is_a_setting() -> None:
     push = Push(lambda pairs, _: shifted(pairs, 0.060))
     assert stage(push, max_move=0.07)(backs(0.030), CAMERA, 0.0).repaired
+    assert not stage(push, max_move=0.05)(backs(0.030), CAMERA, 0.0).repaired
 
 
 def test_a_repair_that_fails_in_a_stream_lets_the_hands_back_slowly() -> None:
     fine, hands = [True], backs(0.030)
 
     def sometimes(pairs: HandPairs, depth: float) -> HandPairs:
-        return shifted(pairs, 0.008 if fine[0] else 0.080)
+        return shifted(pairs, 0.008 if fine[0] else 0.180)
 
     made = stage(Push(sometimes))
     out = [made(hands, CAMERA, 0.0)]
     fine[0] = False
     out += [made(hands, CAMERA, (n + 1) / 30) for n in range(20)]
-    assert out[0].repaired and not out[0].rejected and "80 mm" in out[1].rejected
+    assert out[0].repaired and not out[0].rejected and "180 mm" in out[1].rejected
     assert largest_step([a.hands for a in out]) < 0.0025
     assert untouched(out[-1], hands) and out[-1].penetration_after == out[-1].penetration_before
 
