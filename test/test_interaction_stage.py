@@ -35,7 +35,7 @@ class Push:
     def __init__(self, change: Callable[[HandPairs, float], HandPairs] | None = None) -> None:
         self.calls, self._change = 0, change or (lambda pairs, depth: shifted(pairs, 1.3 * depth))
 
-    def __call__(self, pairs: HandPairs, found: Any = None) -> HandPairs:
+    def __call__(self, pairs: HandPairs, found: Any = None, seen: Any = None) -> HandPairs:
         self.calls += 1
         left, right = ((out.vertices[0], hits) for (_, out), (_, hits) in self._both(pairs, found))
         deepest = 0.0

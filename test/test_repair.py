@@ -9,12 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from a2p_ros.camera import CameraModel
 from a2p_ros.config import InteractionConfig
 from a2p_ros.errors import ConfigError, WeightsError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.interaction.collision import penetration_depths
 from a2p_ros.interaction.denoiser import Denoiser, DenoiserConfig, step_embedding
-from a2p_ros.interaction.features import condition_features, view_of
+from a2p_ros.interaction.evidence import ImageEvidence
+from a2p_ros.interaction.features import (
+    FINGER_CONFIDENCE,
+    FINGER_FEATURES,
+    FINGER_WAYS,
+    PALM_FEATURES,
+    ConditionFeatures,
+)
 from a2p_ros.interaction.guidance import CollisionGuide, GuidanceConfig
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.repair import PairRepair
@@ -137,7 +145,7 @@ def test_without_weights_the_guidance_works_alone_and_says_so() -> None:
 def test_a_new_denoiser_gives_its_condition_back() -> None:
     torch.manual_seed(1)
     denoiser, condition = Denoiser(TINY).eval(), torch.randn(3, DIMS)
-    fingers, hands = torch.randn(3, 10, 33), torch.randn(3, 2, 11)
+    fingers, hands = torch.randn(3, 10, FINGER_FEATURES), torch.randn(3, 2, PALM_FEATURES)
     out = denoiser(torch.randn(3, DIMS), torch.tensor([0, 500, 999]), condition, fingers, hands)
     assert torch.equal(out, condition)
 
@@ -146,7 +154,7 @@ def test_the_denoiser_sees_the_step_the_noise_and_the_features(weights: Path) ->
     denoiser = load(weights, HANDS).denoiser
     g = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, DIMS, generator=g), torch.tensor([10, 10]), torch.randn(2, DIMS, generator=g)]
-    inputs += [torch.randn(2, 10, 33, generator=g), torch.randn(2, 2, 11, generator=g)]
+    inputs += [torch.randn(2, 10, FINGER_FEATURES, generator=g), torch.randn(2, 2, PALM_FEATURES, generator=g)]
     inputs[4][:, :, -1] = 0.5
     out = denoiser(*inputs)
     for i, value in enumerate(inputs):
@@ -169,23 +177,71 @@ def test_steps_have_different_embeddings() -> None:
     assert float(torch.cdist(table, table).fill_diagonal_(1.0).min()) > 1e-3
 
 
+FEATURES = ConditionFeatures(HANDS, MESHES)
+
+
+def vertices_of(pairs: HandPairs) -> Pair[torch.Tensor]:
+    both = pairs.forward(HANDS)
+    return Pair(both.left.vertices, both.right.vertices)
+
+
+def seen_at(joints: Pair[torch.Tensor]) -> ImageEvidence:
+    """Each joint seen just where it is."""
+    camera = CameraModel.assume(640, 480, 1.05)
+    pixels = Pair(
+        *(
+            torch.as_tensor(camera.project(j.reshape(-1, 3).double().numpy())).reshape(-1, 21, 2)
+            for _, j in joints.items()
+        )
+    )
+    sure = torch.ones(len(joints.left), 21)
+    return ImageEvidence.of_pixels(camera, pixels, Pair(sure, sure))
+
+
 def test_features_of_the_mirror_image_are_those_of_the_other_hand() -> None:
     pairs = palms(apart=0.03)
-    both, other = pairs.forward(HANDS), pairs.mirrored().forward(HANDS)
-    ours = condition_features(
-        HANDS, MESHES, pairs, Pair(both.left.vertices, both.right.vertices), view=view_of(HANDS, pairs)
-    )
-    theirs = condition_features(
-        HANDS,
-        MESHES,
-        pairs.mirrored(),
-        Pair(other.left.vertices, other.right.vertices),
-        view=view_of(HANDS, pairs.mirrored()),
-    )
+    ours = FEATURES(pairs, vertices_of(pairs))
+    theirs = FEATURES(pairs.mirrored(), vertices_of(pairs.mirrored()))
     # A vertex between two faces may find the other one nearest in the mirror: depths agree, ways out nearly always.
     assert torch.allclose(theirs[0], ours[0].roll(5, 1), atol=0.05)
     assert torch.allclose(theirs[1], ours[1].flip(1), atol=0.05)
     assert float(ours[0].abs().max()) > 0.5 and float((ours[1][:, 0] - ours[1][:, 1]).abs().max()) > 0.01
+
+
+def test_what_is_seen_beside_a_joint_is_a_way_to_it_in_the_wrists_axes() -> None:
+    pairs = palms((0.12,))
+    joints = pairs.joints(HANDS)
+    still, _ = FEATURES(pairs, vertices_of(pairs), seen_at(joints))
+    assert float(still[..., FINGER_WAYS].abs().max()) < 0.02 and bool((still[..., FINGER_CONFIDENCE] == 1).all())
+    # Seen 4 mm farther along +y of the camera, which is -y of the left wrist, that is turned by half a turn about z.
+    moved = Pair(joints.left + torch.tensor([0.0, 0.004, 0.0]), joints.right)
+    ways = FEATURES(pairs, vertices_of(pairs), seen_at(moved))[0][..., FINGER_WAYS].unflatten(-1, (4, 3))
+    assert torch.allclose(ways[0, :5, :, 1], torch.tensor(-0.004 / 0.005), atol=0.06)
+    assert float(ways[0, 5:].abs().max()) < 0.02
+    nothing = FEATURES(pairs, vertices_of(pairs))[0]
+    assert float(nothing[..., FINGER_WAYS].abs().max()) == 0.0 == float(nothing[..., FINGER_CONFIDENCE].max())
+
+
+def test_the_hand_in_front_is_before_the_joints_that_it_hides() -> None:
+    # The camera looks along y: the left hand, 12 cm farther along -y, is in front where the camera stands at -y.
+    pairs = palms((0.12,))
+    turn = torch.tensor([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+    for away, front in ((turn, Side.LEFT), (turn * torch.tensor([[1.0], [-1.0], [-1.0]]), Side.RIGHT)):
+        rotations = Pair(*(torch.cat([(away @ r[:, 0])[:, None], r[:, 1:]], 1) for _, r in pairs.rotations.items()))
+        centre = torch.tensor([0.0, 0.0, 0.5])
+        rest = Pair(*(m.with_shape(torch.zeros(1, 10)).joints[0, 0] for _, m in HANDS.items()))
+        transl = Pair(*(((t + rest[s] - centre) @ away.T) + centre - rest[s] for s, t in pairs.transl.items()))
+        seen = HandPairs(pairs.betas, rotations, transl)
+        joints, vertices = seen.joints(HANDS), vertices_of(seen)
+        nearer = joints[front][0, :, 2].mean() < joints[front.other][0, :, 2].mean() - 0.05
+        assert bool(nearer)
+        on_ray = FEATURES._hiding(joints, vertices)
+        hidden, visible = on_ray[front.other][0], on_ray[front][0]
+        covered = hidden[:, 0] > 0.9
+        assert int(covered.sum()) >= 8
+        assert bool((hidden[covered, 1] < -1).all())
+        behind = visible[:, 0] > 0.9
+        assert int(behind.sum()) >= 8 and bool((visible[behind, 1] > 1).all())
 
 
 def test_the_same_pair_is_repaired_the_same_way(weights: Path) -> None:

@@ -176,8 +176,8 @@ class Bench:
     def _parts(self, i: int) -> dict[str, float]:
         """Seconds of the repair alone, and of what it is made of when it is run step by step."""
         from a2p_ros.interaction.collision import inside_vertices
-        from a2p_ros.interaction.features import condition_features, view_of
         from a2p_ros.interaction.guidance import CollisionGuide
+        from a2p_ros.interaction.repair import view_of
         from a2p_ros.interaction.sampler import sample
         from a2p_ros.interaction.schedule import CosineSchedule
 
@@ -185,8 +185,9 @@ class Bench:
         pairs = self._made.condition[i : i + 1].to(repair.device)
         vertices = _vertices(repair.models, pairs)
         found = inside_vertices(repair.meshes, vertices)
+        seen = self._made.evidence()[i : i + 1].to(repair.device)
         spent: dict[str, float] = defaultdict(float)
-        spent["repair_alone"] = self._timed(lambda: repair(pairs, found))
+        spent["repair_alone"] = self._timed(lambda: repair(pairs, found, seen))
         view, condition = view_of(repair.models, pairs), repair.codec.encode(pairs)
         guide = CollisionGuide(repair.codec, repair.meshes, pairs, repair.guidance, view=view)
         given_to: list[Tensor] = []
@@ -206,9 +207,7 @@ class Bench:
                 x = guided(x, 1.0)
         else:
             denoiser = repair.trained.denoiser
-            features, spent["features"] = self._result(
-                lambda: condition_features(repair.models, repair.meshes, pairs, vertices, found, view)
-            )
+            features, spent["features"] = self._result(lambda: repair.features(pairs, vertices, seen, found))
             given, spent["denoiser"] = self._result(lambda: denoiser.embed(condition, *features))
 
             def denoise(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ def run_diffusion(args: argparse.Namespace) -> int:
     from a2p_ros.training import curves
     from a2p_ros.training.diffusion import DiffusionTrainer, TrainConfig
     from a2p_ros.training.diffusion_data import DataConfig, PairData, annotated_data, make_data, read_data, shards_of
+    from a2p_ros.training.diffusion_samples import Samples
 
     names = ("seed", "steps", "batch", "rate", "every", "conditions", "precision")
     train = _given(TrainConfig(), args, **{name: name for name in names})
@@ -77,9 +78,11 @@ def run_diffusion(args: argparse.Namespace) -> int:
     training, validation, kinds = read_data(data_config, folder)
     for source in args.dataset:
         training = PairData.joined([training, annotated_data(data_config, source, models)])
+    with common.bar(total=len(training) + len(validation), unit="sample", what="features") as bar:
+        samples, kept = (Samples.of(models, data, bar.update) for data in (training, validation))
 
     sizes = DenoiserConfig.lite() if args.size == "lite" else DenoiserConfig.full()
-    trainer = DiffusionTrainer(models, training, validation, sizes, train, args.out)
+    trainer = DiffusionTrainer(models, samples, kept, sizes, train, args.out)
     if first and not args.json:
         common.say(f"{len(training)} samples of {sum(kinds.values())} clean pairs, {len(validation)} for validation")
     with common.bar(total=train.steps, unit="step", what="training") as bar:

@@ -166,6 +166,16 @@ class HandModel:
         turns, positions = posed.transforms[..., :3, :3], posed.transforms[..., :3, 3]
         return HandOutput(_blend(self.weights, turns, positions, shaped.joints, rest), posed.joints)
 
+    def points(self, posed: PosedHand, vertices: Int[Tensor, "batch points"]) -> Float[Tensor, "batch points 3"]:
+        """A few vertices of each hand of a batch [m], without the rest of the mesh."""
+        shaped = posed.shaped
+        rest = self.template[vertices] + torch.einsum("bk,bvck->bvc", shaped.betas, self.shapedirs[vertices])
+        if self.posedirs is not None:
+            dirs = self.posedirs.reshape(135, -1, 3)[:, vertices]
+            rest = rest + torch.einsum("bk,kbvc->bvc", _pose_feature(posed.rotations), dirs)
+        turns, positions = posed.transforms[..., :3, :3], posed.transforms[..., :3, 3]
+        return _blend(self.weights[vertices], turns, positions, shaped.joints, rest)
+
     def joints(
         self,
         betas: Float[Tensor, "batch 10"],
@@ -267,7 +277,7 @@ def _pose_feature(rotations: Float[Tensor, "batch 16 3 3"]) -> Float[Tensor, "ba
 
 
 def _blend(
-    weights: Float[Tensor, "points 16"],
+    weights: Float[Tensor, "*batch points 16"],
     turns: Float[Tensor, "batch 16 3 3"],
     positions: Float[Tensor, "batch 16 3"],
     rest_joints: Float[Tensor, "batch 16 3"],

@@ -58,7 +58,7 @@ class Given(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """``forward(x_t, t, condition, fingers, palms)`` -> x0_hat, (B, 209) all; features as ``condition_features``."""
+    """``forward(x_t, t, condition, fingers, palms)`` -> x0_hat, (B, 209) all; features by ``ConditionFeatures``."""
 
     signal: Tensor
 
@@ -84,8 +84,8 @@ class Denoiser(nn.Module):
     def embed(
         self,
         condition: Float[Tensor, "batch 209"],
-        fingers: Float[Tensor, "batch 10 33"],
-        palms: Float[Tensor, "batch 2 11"],
+        fingers: Float[Tensor, "batch 10 73"],
+        palms: Float[Tensor, "batch 2 29"],
     ) -> Given:
         """What the condition says, the same at every step."""
         hidden = torch.cat([condition[:, : ROTATION.start], torch.zeros_like(condition[:, ROTATION.start :])], 1)
@@ -111,8 +111,8 @@ class Denoiser(nn.Module):
         x: Float[Tensor, "batch 209"],
         t: Int[Tensor, "batch"],
         condition: Float[Tensor, "batch 209"],
-        fingers: Float[Tensor, "batch 10 33"],
-        palms: Float[Tensor, "batch 2 11"],
+        fingers: Float[Tensor, "batch 10 73"],
+        palms: Float[Tensor, "batch 2 29"],
     ) -> Float[Tensor, "batch 209"]:
         """x0_hat of x_t at step t."""
         return self.denoise(x, t, condition, self.embed(condition, fingers, palms))

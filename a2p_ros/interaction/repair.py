@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from a2p_ros.config import InteractionConfig
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.collision import InsideVertices, PrintedCriterion
-from a2p_ros.interaction.features import condition_features, view_of
+from a2p_ros.interaction.evidence import ImageEvidence
+from a2p_ros.interaction.features import ConditionFeatures
 from a2p_ros.interaction.guidance import CollisionGuide, GuidanceConfig
 from a2p_ros.interaction.hand_pairs import HandPairs
-from a2p_ros.interaction.representation import DIMS, PairCodec
+from a2p_ros.interaction.representation import DIMS, PairCodec, wrists
 from a2p_ros.interaction.sampler import sample
 from a2p_ros.interaction.schedule import CosineSchedule
 from a2p_ros.interaction.surface import CollisionMesh
@@ -55,6 +57,7 @@ class PairRepair:
         # Without training there are no spreads; a step of the guidance does not depend on them.
         codec = self.trained.codec if self.trained else PairCodec(models, torch.zeros(DIMS), torch.ones(DIMS))
         self.codec = codec.to(self.device)
+        self.features = ConditionFeatures(self.models, self.meshes)
         self._schedule = CosineSchedule.make()
         self._noise = torch.randn(1, DIMS, generator=torch.Generator().manual_seed(_NOISE_SEED)).to(self.device)
         if self.trained:
@@ -69,24 +72,24 @@ class PairRepair:
         self,
         pairs: HandPairs,
         found: Pair[InsideVertices] | None = None,
+        seen: ImageEvidence | None = None,
         *,
         use_model: bool = True,
         use_guide: bool = True,
-        in_camera: bool = True,
     ) -> HandPairs:
         """The repaired pairs, each right wrist where it was; the same pairs give the same result.
 
-        ``found`` are the vertices inside the other hand, where the caller knows them. ``in_camera`` says that
-        the pairs are in the frame of the camera that saw them, which tells the direction of view. Without
+        ``found`` are the vertices inside the other hand, where the caller knows them. ``seen`` says that the pairs are
+        in the frame of the camera that saw them, and what it saw; the direction of view follows from it. Without
         weights, ``use_model`` has no effect and the guidance steps as often as it would have with them.
         """
         pairs = pairs.to(self.device)
         with torch.no_grad():
             condition = self.codec.encode(pairs)
-            view = view_of(self.models, pairs) if in_camera else None
+            view = view_of(self.models, pairs) if seen is not None else None
             guide = CollisionGuide(self.codec, self.meshes, pairs, self.guidance, self._criterion, view)
             if use_model and self.trained:
-                x = self._sample(self.trained, condition, pairs, found, view, guide if use_guide else None)
+                x = self._sample(self.trained, condition, pairs, found, seen, guide if use_guide else None)
             else:
                 x = condition
                 for i in range(self.config.steps if use_guide else 0):
@@ -99,12 +102,12 @@ class PairRepair:
         condition: Tensor,
         pairs: HandPairs,
         found: Pair[InsideVertices] | None,
-        view: Tensor | None,
+        seen: ImageEvidence | None,
         guide: CollisionGuide | None,
     ) -> Tensor:
         both = pairs.forward(self.models)
-        vertices = Pair(both.left.vertices, both.right.vertices)
-        features = condition_features(self.models, self.meshes, pairs, vertices, found, view)
+        seen = seen.to(self.device) if seen is not None else None
+        features = self.features(pairs, Pair(both.left.vertices, both.right.vertices), seen, found)
         given = trained.denoiser.embed(condition, *features)
 
         def denoise(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
@@ -112,3 +115,9 @@ class PairRepair:
 
         noise = self._noise.expand(len(pairs), -1)
         return sample(denoise, condition, self._schedule, self.config, guide=guide, noise=noise)
+
+
+def view_of(models: Pair[HandModel], pairs: HandPairs) -> Float[Tensor, "batch 3"]:
+    """Unit direction from the camera to the middle of the wrists of pairs in the camera frame."""
+    both = wrists(models, pairs)
+    return torch.nn.functional.normalize(both.left + both.right, dim=-1)

@@ -78,21 +78,31 @@ class PairCodec:
         """
         if x.ndim != 2 or x.shape[1] != DIMS:
             raise InputError(f"x: expected (B, {DIMS}), got {tuple(x.shape)}")
-        x = x * self.spread + self.mean
-        betas = Pair(x[:, LEFT_SHAPE], x[:, RIGHT_SHAPE])
         turn, wrist = like.rotations.right[:, 0], wrists(self.models, like).right
-        roots = Pair(turn @ matrix_from_6d(x[:, ROTATION]), turn)
-        local = Pair(
-            _mirrored(matrix_from_6d(x[:, LEFT].unflatten(1, (15, 6)))),
-            matrix_from_6d(x[:, RIGHT].unflatten(1, (15, 6))),
-        )
-        rotations = Pair(*(torch.cat([roots[s][:, None], turns], 1) for s, turns in local.items()))
-        moved = wrist + (turn @ x[:, TRANSLATION, None])[..., 0]
-        transl = Pair(
-            moved - self.models.left.with_shape(betas.left).joints[:, 0],
-            wrist - self.models.right.with_shape(betas.right).joints[:, 0],
-        )
-        return HandPairs(betas, rotations, transl, like.kinds)
+        return pairs_of_raw(self.models, x * self.spread + self.mean, turn, wrist, like.kinds)
+
+
+def pairs_of_raw(
+    models: Pair[HandModel],
+    x: Float[Tensor, "batch 209"],
+    turn: Float[Tensor, "batch 3 3"],
+    wrist: Float[Tensor, "batch 3"],
+    kinds: tuple[str, ...] = (),
+) -> HandPairs:
+    """The pairs whose ``raw`` is x, with the right hand's global rotation and wrist joint [m] given."""
+    betas = Pair(x[:, LEFT_SHAPE], x[:, RIGHT_SHAPE])
+    roots = Pair(turn @ matrix_from_6d(x[:, ROTATION]), turn)
+    local = Pair(
+        _mirrored(matrix_from_6d(x[:, LEFT].unflatten(1, (15, 6)))),
+        matrix_from_6d(x[:, RIGHT].unflatten(1, (15, 6))),
+    )
+    rotations = Pair(*(torch.cat([roots[s][:, None], turns], 1) for s, turns in local.items()))
+    moved = wrist + (turn @ x[:, TRANSLATION, None])[..., 0]
+    transl = Pair(
+        moved - models.left.with_shape(betas.left).joints[:, 0],
+        wrist - models.right.with_shape(betas.right).joints[:, 0],
+    )
+    return HandPairs(betas, rotations, transl, kinds)
 
 
 def raw(models: Pair[HandModel], pairs: HandPairs) -> Float[Tensor, "batch 209"]:

@@ -26,6 +26,7 @@ from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import DEPTH_RANGE, placed_hand
 from a2p_ros.interaction.collision import InsideVertices, contact_possible, inside_vertices
 from a2p_ros.interaction.correction import Correction, pairs_of
+from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.repair import PairRepair
 from a2p_ros.torch_threads import single_thread
 from a2p_ros.types import Box, HandPose, Pair, PlacedHand, Side
@@ -168,7 +169,7 @@ class InteractionStage:
         target, rejected = _NONE, ""
         if self._on and came.found is not None:
             try:
-                target = self._repaired(hands, came.found).scaled(self._strength)
+                target = self._repaired(hands, camera, came.found).scaled(self._strength)
             except (A2PError, RuntimeError) as error:
                 rejected = _text(error)
         for wanted in (_NONE,) if rejected else (target, _NONE):
@@ -216,9 +217,9 @@ class InteractionStage:
         now = min(max(depth - low, 0.0) / max(high - low, 1e-9), 1.0) if self._on else 0.0
         self._strength = max(now, self._strength * math.exp(-dt / FADE_OUT))
 
-    def _repaired(self, hands: Pair[PlacedHand], found: Pair[InsideVertices]) -> Correction:
+    def _repaired(self, hands: Pair[PlacedHand], camera: CameraModel, found: Pair[InsideVertices]) -> Correction:
         pairs = pairs_of(hands, self._models, in_camera=True).to(self.repair.device)
-        repaired = self.repair(pairs, found)
+        repaired = self.repair(pairs, found, ImageEvidence.of_hands(hands, camera))
         joints, after = (p.joints(self.repair.models) for p in (pairs, repaired))
         farthest = max(float((after[s] - joints[s]).norm(dim=-1).max()) for s in Side)
         if not math.isfinite(farthest):

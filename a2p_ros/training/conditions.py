@@ -23,6 +23,7 @@ from a2p_ros.errors import ConfigError
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.collision import penetration_depths
+from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import wrists
 from a2p_ros.placement import place
@@ -51,6 +52,10 @@ class Conditions:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def evidence(self) -> ImageEvidence:
+        """What a repair may know of the image."""
+        return ImageEvidence.of_pixels(self.camera, self.observed_px, self.weights)
 
     def __getitem__(self, chosen: Tensor) -> Conditions:
         def part(pair: Pair[Tensor]) -> Pair[Tensor]:
@@ -127,11 +132,12 @@ def fit_conditions(
     return view[kept[good]].conditions(condition[good], kept[good])
 
 
-def before_camera(
+def clean_conditions(
     models: Pair[HandModel], pairs: HandPairs, rng: torch.Generator, config: ViewConfig | None = None
-) -> HandPairs:
-    """The pairs at random places before the camera, as the conditions are."""
-    return _View.drawn(models, pairs, rng, config or ViewConfig()).truth
+) -> Conditions:
+    """Clean pairs themselves, at random places before the camera and seen as the others are."""
+    view = _View.drawn(models, pairs, rng, config or ViewConfig())
+    return view.conditions(view.truth, torch.arange(len(pairs)))
 
 
 @dataclass(frozen=True)

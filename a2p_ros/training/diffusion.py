@@ -2,6 +2,7 @@
 
     L = |x0 - x0_hat|^2                      MDM eq. 2, on the normalised numbers
       + weight |J(x0) - J(x0_hat)|^2         joints [cm]: each hand from its own wrist, and the left from the right's
+      + weight |C(x0) - C(x0_hat)|^2         [cm] from vertex to vertex where the clean hands touch
 
 Every batch follows from (seed, step, process) alone, so a run that was cut off goes on exactly as it would have.
 """
@@ -23,13 +24,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
-from a2p_ros.hand.model import HandModel
+from a2p_ros.hand.model import HandModel, PosedHand
 from a2p_ros.interaction.denoiser import Denoiser, DenoiserConfig
-from a2p_ros.interaction.hand_pairs import HandPairs
-from a2p_ros.interaction.representation import PairCodec
+from a2p_ros.interaction.representation import PairCodec, pairs_of_raw
 from a2p_ros.interaction.schedule import CosineSchedule
-from a2p_ros.training.diffusion_data import SOURCES, PairData, mirrored
-from a2p_ros.types import Pair
+from a2p_ros.training.diffusion_data import SOURCES
+from a2p_ros.training.diffusion_samples import Samples
+from a2p_ros.types import Pair, Side
+
+_SIDES = (Side.LEFT, Side.RIGHT)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class TrainConfig(Checked):
     decay: float = setting(0.01, "AdamW's weight decay.", low=0.0)
     ema: float = setting(0.998, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
     joints: float = setting(1.0, "Weight of the joints' squared error [1/cm^2].", low=0.0)
+    contact: float = setting(0.5, "Weight of the squared error between touching vertices [1/cm^2].", low=0.0)
     clean: float = setting(0.12, "Share of each batch whose condition has nothing wrong.", low=0.0, high=1.0)
     conditions: str = setting("noise,fit", "Sources of conditions that are trained on: noise, fit, or both.")
     precision: Literal["float32", "bfloat16"] = setting(
@@ -72,8 +76,8 @@ class DiffusionTrainer:
     def __init__(
         self,
         models: Pair[HandModel],
-        training: PairData,
-        validation: PairData,
+        training: Samples,
+        validation: Samples,
         sizes: DenoiserConfig,
         config: TrainConfig,
         folder: Path,
@@ -145,12 +149,12 @@ class DiffusionTrainer:
             noisy = self._alpha.add_noise(condition, noise, t)
             answer = self.averaged(noisy, t, condition, data.fingers, data.palms)
             for name, x in (("before", condition), ("after", answer)):
-                fingers, apart = _gaps(self._joints(x), self._joints(clean))
+                fingers, apart = _gaps(*(_centimetres(self._posed(y)) for y in (x, clean)))
                 out[f"{source}_mpjpe_{name}"] = 10 * float(fingers.norm(dim=-1).mean())
                 out[f"{source}_mrrpe_{name}"] = 10 * float(apart[:, 0].norm(dim=-1).mean())
         return out
 
-    def _batch(self) -> tuple[PairData, Tensor, Tensor]:
+    def _batch(self) -> tuple[Samples, Tensor, Tensor]:
         """Samples, their t and noise; half of them mirrored."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         count = max(self.config.batch // world, 1)
@@ -164,31 +168,43 @@ class DiffusionTrainer:
         ]
         data = self.training[torch.cat(rows)]
         half = torch.randperm(count, generator=g).to(device)
-        data = PairData.joined([data[half[: count // 2]], mirrored(data[half[count // 2 :]])])
+        data = Samples.joined([data[half[: count // 2]], data[half[count // 2 :]].mirrored()]).less_seen(g)
         t = torch.randint(self._alpha.steps, (count,), generator=g).to(device)
         noise = torch.randn(data.clean.shape, generator=g).to(device)
         return data, t, noise
 
-    def _loss(self, batch: tuple[PairData, Tensor, Tensor]) -> Tensor:
+    def _loss(self, batch: tuple[Samples, Tensor, Tensor]) -> Tensor:
         data, t, noise = batch
         clean, condition = ((x - self.codec.mean) / self.codec.spread for x in (data.clean, data.condition))
         # Of 14 tokens, plain products: the fused kernel's backward pass in bfloat16 takes half of a step on a CPU.
         with sdpa_kernel(SDPBackend.MATH):
             answer = self.network(self._alpha.add_noise(clean, noise, t), t, condition, data.fingers, data.palms)
         loss = (answer - clean).square().mean()
-        if self.config.joints:
-            fingers, apart = _gaps(self._joints(answer), self._joints(clean))
+        if self.config.joints or self.config.contact:
+            ours, true = self._posed(answer), self._posed(clean)
+            fingers, apart = _gaps(_centimetres(ours), _centimetres(true))
             loss = loss + self.config.joints * (fingers.square().sum(-1).mean() + apart.square().sum(-1).mean()) / 2
+            wrong = self._touching(ours, data.contacts) - self._touching(true, data.contacts)
+            loss = loss + self.config.contact * wrong.square().sum(-1).mean()
         return loss
 
-    def _joints(self, x: Tensor) -> Pair[Tensor]:
-        """Both hands' joints [cm] in the right wrist's axes."""
+    def _posed(self, x: Tensor) -> Pair[PosedHand]:
+        """Both hands' skeletons in the right wrist's axes."""
         n = len(x)
-        eye = torch.eye(3, device=x.device).expand(n, 16, 3, 3)
-        zeros = x.new_zeros(n, 3)
-        like = HandPairs(Pair(*[x.new_zeros(n, 10)] * 2), Pair(eye, eye), Pair(zeros, zeros))
-        joints = self.codec.decode(x, like).joints(self.codec.models)
-        return Pair(100 * joints.left, 100 * joints.right)
+        eye, zeros = torch.eye(3, device=x.device).expand(n, 3, 3), x.new_zeros(n, 3)
+        pairs = pairs_of_raw(self.codec.models, x * self.codec.spread + self.codec.mean, eye, zeros)
+        return Pair(
+            *(
+                m.with_pose(m.with_shape(pairs.betas[s]), pairs.rotations[s], pairs.transl[s])
+                for s, m in self.codec.models.items()
+            )
+        )
+
+    def _touching(self, posed: Pair[PosedHand], contacts: Tensor) -> Tensor:
+        """From right to left vertex of each pair that touches in the clean hands [cm], 0 where there is none."""
+        known = contacts[..., 0] >= 0
+        at = [self.codec.models[s].points(posed[s], contacts[..., i].clamp_min(0)) for i, s in enumerate(_SIDES)]
+        return 100 * (at[0] - at[1]) * known[..., None]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -247,9 +263,13 @@ class DiffusionTrainer:
         self.step, self.seconds, self.history = note["step"], note["seconds"], note["history"]
 
 
-def _codec(models: Pair[HandModel], data: PairData) -> PairCodec:
+def _codec(models: Pair[HandModel], data: Samples) -> PairCodec:
     clean = data[data.source == 0].clean if bool((data.source == 0).any()) else data.clean
     return PairCodec.of_numbers(models, clean)
+
+
+def _centimetres(posed: Pair[PosedHand]) -> Pair[Tensor]:
+    return Pair(100 * posed.left.joints, 100 * posed.right.joints)
 
 
 def _gaps(a: Pair[Tensor], b: Pair[Tensor]) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ so a run that was cut off goes on where it stopped, and any number of processes 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -26,17 +27,18 @@ from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.hand.model import HandModel
-from a2p_ros.interaction.features import condition_features, view_of
 from a2p_ros.interaction.hand_pairs import HandPairs
-from a2p_ros.interaction.representation import mirrored_raw, raw
+from a2p_ros.interaction.representation import raw, wrists
 from a2p_ros.training.annotations import annotated_pairs
-from a2p_ros.training.conditions import Conditions, before_camera, fit_conditions, noise_conditions
+from a2p_ros.training.conditions import Conditions, clean_conditions, fit_conditions, noise_conditions
 from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import Pair
 
 #: What a condition is: the clean pair itself, a noisy one, an output of the keypoint fit.
 SOURCES = ("clean", "noise", "fit")
+#: Pairs of vertices that are kept of a contact, and how near they are [m].
+CONTACTS, TOUCHING = 12, 0.004
 TRAINING_KINDS = tuple(kind for kind in KINDS if kind not in HELD_OUT)
 _CHUNK = 128
 _log = logging.getLogger(__name__)
@@ -58,41 +60,61 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True)
 class PairData:
-    """Clean pairs and conditions as numbers before normalisation, and the conditions' features."""
+    """Clean pairs and conditions as numbers before normalisation, and what else is known of each.
+
+    ``place`` is where the condition's right wrist is in the camera frame: its rotation, row by row, and position [m].
+    ``contacts`` are vertices (left, right) that touch in the clean pair, -1 where there are fewer.
+    """
 
     clean: Float[Tensor, "samples 209"]
     condition: Float[Tensor, "samples 209"]
-    fingers: Float[Tensor, "samples 10 33"]
-    palms: Float[Tensor, "samples 2 11"]
+    place: Float[Tensor, "samples 12"]
+    rays: Float[Tensor, "samples 2 21 2"]
+    confidence: Float[Tensor, "samples 2 21"]
+    contacts: Int[Tensor, "samples 12 2"]
     source: Int[Tensor, "samples"]
 
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, index: Tensor) -> PairData:
-        return PairData(*(getattr(self, name)[index] for name in _FIELDS))
-
-    def to(self, device: torch.device | str) -> PairData:
-        """On another device."""
-        return PairData(*(getattr(self, name).to(device) for name in _FIELDS))
+    def __getitem__(self, index: Tensor | slice) -> PairData:
+        return PairData(*(getattr(self, name)[index] for name in FIELDS))
 
     @classmethod
     def joined(cls, parts: list[PairData]) -> PairData:
         """One of several."""
-        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS))
+        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in FIELDS))
 
 
-_FIELDS = ("clean", "condition", "fingers", "palms", "source")
+FIELDS = tuple(f.name for f in dataclasses.fields(PairData))
 
 
-def numbers(
-    models: Pair[HandModel], generator: InteractionGenerator, truth: HandPairs, condition: HandPairs, source: int
-) -> PairData:
+def numbers(generator: InteractionGenerator, made: Conditions, source: int) -> PairData:
     """What is learnt from conditions and the clean pairs behind them, both in the camera frame."""
-    view = view_of(models, condition)
-    features = condition_features(models, generator.meshes, condition, generator.vertices(condition), view=view)
-    which = torch.full((len(truth),), source)
-    return PairData(raw(models, truth), raw(models, condition), *features, which)
+    models, seen = generator.models, made.evidence()
+    place = torch.cat([made.condition.rotations.right[:, 0].flatten(1), wrists(models, made.condition).right], 1)
+    return PairData(
+        raw(models, made.truth),
+        raw(models, made.condition),
+        place,
+        seen.rays,
+        seen.confidence,
+        touching_vertices(generator.vertices(made.truth)),
+        torch.full((len(made),), source),
+    )
+
+
+def touching_vertices(vertices: Pair[Tensor]) -> Int[Tensor, "batch 12 2"]:
+    """Up to twelve pairs (left, right) of vertices that touch, spread evenly over all that do; -1 for none."""
+    out = torch.full((len(vertices.left), CONTACTS, 2), -1)
+    for i, (left, right) in enumerate(zip(vertices.left, vertices.right, strict=True)):
+        apart = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest, partner = apart.min(1)
+        rows = (nearest < TOUCHING).nonzero()[:, 0]
+        if len(rows):
+            rows = rows[torch.linspace(0, len(rows) - 1, CONTACTS).round().long()]
+            out[i] = torch.stack([rows, partner[rows]], 1)
+    return out
 
 
 class Shard(NamedTuple):
@@ -135,18 +157,14 @@ def conditions_of(
     config: DataConfig, clean: HandPairs, generator: InteractionGenerator, rng: torch.Generator
 ) -> PairData:
     """Every condition made of clean pairs, and the clean pairs themselves."""
-    models = generator.models
-    seen = before_camera(models, clean, rng)
-    parts = [numbers(models, generator, seen, seen, 0)]
-    made: list[tuple[Conditions, int]] = []
+    made: list[tuple[Conditions, int]] = [(clean_conditions(generator.models, clean, rng), 0)]
     for i in range(config.noisy):
         span = config.most_noise - config.least_noise
         # Spread evenly, one draw in each part of the range.
         level = config.least_noise + span * (i + float(torch.rand((), generator=rng))) / config.noisy
         made.append((noise_conditions(generator, clean, rng, level), 1))
     made += [(fit_conditions(generator, clean, rng), 2) for _ in range(config.fitted)]
-    parts += [numbers(models, generator, c.truth, c.condition, source) for c, source in made if len(c)]
-    return PairData.joined(parts)
+    return PairData.joined([numbers(generator, c, source) for c, source in made if len(c)])
 
 
 def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -> Iterator[int]:
@@ -183,7 +201,7 @@ def read_data(config: DataConfig, folder: Path) -> tuple[PairData, PairData, dic
         path = shard.path(folder)
         try:
             with safe_open(path, framework="pt") as file:
-                data = PairData(*(file.get_tensor(name) for name in _FIELDS))
+                data = PairData(*(file.get_tensor(name) for name in FIELDS))
                 kinds.update(json.loads(file.metadata()["kinds"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as a shard: {error}; delete it, and it is made anew") from error
@@ -201,17 +219,6 @@ def annotated_data(config: DataConfig, source: str, models: Pair[HandModel]) -> 
     return PairData.joined([conditions_of(config, chunk, generator, rng) for chunk in chunks])
 
 
-def mirrored(data: PairData) -> PairData:
-    """Each pair with its hands exchanged and mirrored; features already speak of either hand as of a right one."""
-    return PairData(
-        mirrored_raw(data.clean),
-        mirrored_raw(data.condition),
-        data.fingers.roll(5, 1),
-        data.palms.flip(1),
-        data.source,
-    )
-
-
 _generator: InteractionGenerator | None = None
 
 
@@ -226,6 +233,6 @@ def _write(config: DataConfig, folder: Path, shard: Shard) -> None:
     data, count = make_shard(config, shard, _generator)
     path = shard.path(folder)
     unfinished = path.with_suffix(".part")
-    tensors = {name: getattr(data, name).contiguous() for name in _FIELDS}
+    tensors = {name: getattr(data, name).contiguous() for name in FIELDS}
     save_file(tensors, unfinished, metadata={"kinds": json.dumps({shard.kind: count})})
     unfinished.rename(path)

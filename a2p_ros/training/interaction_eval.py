@@ -29,12 +29,13 @@ from a2p_ros.hand import load_hand_models
 from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import placed_hand
 from a2p_ros.interaction.collision import InsideVertices
+from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.guidance import GuidanceConfig
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.repair import PairRepair
 from a2p_ros.interaction.stage import InteractionStage
 from a2p_ros.torch_threads import single_thread
-from a2p_ros.training.conditions import Conditions, as_pairs, before_camera, fit_conditions, noise_conditions
+from a2p_ros.training.conditions import Conditions, as_pairs, clean_conditions, fit_conditions, noise_conditions
 from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS
 from a2p_ros.training.interaction_metrics import COUNTS, METRICS, PairMeasures
 from a2p_ros.training.interactions import InteractionGenerator
@@ -74,6 +75,7 @@ class Method:
     config: InteractionConfig
     use_model: bool = True
     use_guide: bool = True
+    use_image: bool = True
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
 
@@ -120,6 +122,8 @@ def ablation_methods(config: InteractionConfig) -> dict[str, Method]:
     out = {"default": Method(config)}
     out |= {name: Method(dataclasses.replace(config, **change)) for name, change in changes.items()}
     out["guidance off"] = Method(config, use_guide=False)
+    out["image unseen"] = Method(config, use_image=False)
+    out["image unseen, guidance off"] = Method(config, use_guide=False, use_image=False)
     for n in (1, 2, 4):
         out[f"guidance, {n} a step"] = Method(config, guidance=GuidanceConfig(iterations=n))
     out["guidance printed, V_c other"] = Method(config, guidance=GuidanceConfig(loss="printed"))
@@ -334,16 +338,17 @@ class Evaluator:
         self, clean: HandPairs, stage: InteractionStage, rng: torch.Generator
     ) -> list[tuple[float, float, float]]:
         """Rows of ``Found.clean``, seen from the right wrist."""
-        seen = before_camera(self._models, clean, rng)
-        camera = CameraModel.assume(640, 480, 1.05)
+        made = clean_conditions(self._models, clean, rng)
         taken = []
-        for i in range(len(seen)):
+        for i in range(len(made)):
             stage.reset()
-            pair = _placed(self._models, seen[i : i + 1], camera)
-            hands = stage(Pair(pair.left, pair.right), camera, 0.0).hands
+            observed = (Pair(p.left[i], p.right[i]) for p in (made.observed_px, made.weights))
+            pair = _placed(self._models, made.condition[i : i + 1], made.camera, *observed)
+            hands = stage(Pair(pair.left, pair.right), made.camera, 0.0).hands
             assert hands.left is not None and hands.right is not None, "the stage drops no hand"
             taken.append(as_pairs(hands.left, hands.right))
-        forced, accepted = self._ways(seen, stage.repair(seen)), self._ways(seen, HandPairs.joined(taken))
+        forced = self._ways(made.condition, stage.repair(made.condition, seen=made.evidence()))
+        accepted = self._ways(made.condition, HandPairs.joined(taken))
         rows = zip(forced.mean(1).tolist(), forced.amax(1).tolist(), accepted.mean(1).tolist(), strict=True)
         return [(1e3 * mean, 1e3 * most, 1e3 * left) for mean, most, left in rows]
 
@@ -368,28 +373,27 @@ class _Repair(PairRepair):
         self,
         pairs: HandPairs,
         found: Pair[InsideVertices] | None = None,
+        seen: ImageEvidence | None = None,
         *,
         use_model: bool = True,
         use_guide: bool = True,
-        in_camera: bool = True,
     ) -> HandPairs:
+        if seen is not None and not self._method.use_image:
+            # The view stays known, as it is to the guidance.
+            seen = ImageEvidence(seen.rays, torch.zeros_like(seen.confidence))
         return super().__call__(
             pairs,
             found,
+            seen,
             use_model=use_model and self._method.use_model,
             use_guide=use_guide and self._method.use_guide,
-            in_camera=in_camera,
         )
 
 
 def _placed(
-    models: Pair[HandModel],
-    one: HandPairs,
-    camera: CameraModel,
-    observed: Pair[Tensor] | None = None,
-    weights: Pair[Tensor] | None = None,
+    models: Pair[HandModel], one: HandPairs, camera: CameraModel, observed: Pair[Tensor], weights: Pair[Tensor]
 ) -> Pair[PlacedHand]:
-    """The one pair as the stage before the repair would hand it on; without ``observed`` seen just where it is."""
+    """The one pair as the stage before the repair would hand it on."""
     joints, placed = one.joints(models), []
     for side in (Side.LEFT, Side.RIGHT):
         points = _numpy(joints[side][0])
@@ -400,8 +404,8 @@ def _placed(
             hand_pose=rotations[1:],
             betas=_numpy(one.betas[side][0]),
             joints=points - points[0],
-            keypoints_px=camera.project(points) if observed is None else _numpy(observed[side]),
-            keypoint_confidence=np.ones(len(points)) if weights is None else _numpy(weights[side]),
+            keypoints_px=_numpy(observed[side]),
+            keypoint_confidence=_numpy(weights[side]),
             confidence=1.0,
         )
         hand = placed_hand(pose, points[0], camera, models[side])
