@@ -181,9 +181,9 @@ class InteractionConfig(Checked):
         runtime=True,
     )
     weights: str = setting("", "Folder with the denoiser's weights; empty = those shipped for the hand model.")
-    steps: int = setting(3, "Denoiser calls of one repair.", low=1, high=1000)
+    steps: int = setting(1, "Denoiser calls of one repair.", low=1, high=1000)
     start: Literal["noise", "condition"] = setting(
-        "condition", "noise: from pure noise (invention); condition: from the condition with noise added (repair)."
+        "noise", "noise: from pure noise (invention); condition: from the condition with noise added (repair)."
     )
     strength: float = setting(
         0.3, "With start condition, how far up the noise schedule the repair begins, as a share.", low=0.001, high=1.0

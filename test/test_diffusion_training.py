@@ -33,19 +33,19 @@ from a2p_ros.training.diffusion_data import (
     touching_vertices,
 )
 from a2p_ros.training.diffusion_samples import Samples
-from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS
+from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS, MEETING
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import Pair, Side
 
 HANDS = load_hand_models()
-SMALL = DataConfig(shards=2, anywhere=1, tries=2, noisy=1, fitted=1)
+SMALL = DataConfig(shards=2, anywhere=1, meeting=1, tries=2, noisy=1, fitted=1)
 SIZES = DenoiserConfig(width=32, feedforward=32, layers=1, heads=2, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    assert list(make_data(SMALL, folder, "", workers=2)) == [0, 1, 2, 3]
+    assert list(make_data(SMALL, folder, "", workers=2)) == [0, 1, 2, 3, 4]
     return folder
 
 
@@ -67,7 +67,7 @@ def trainer(data: Samples, folder: Path, **settings: object) -> DiffusionTrainer
 
 def test_held_out_kinds_are_in_no_shard() -> None:
     kinds = {shard.kind for shard in shards_of(DataConfig())}
-    assert kinds == (set(KINDS) - set(HELD_OUT)) | {ANYWHERE}
+    assert kinds == (set(KINDS) - set(HELD_OUT)) | {ANYWHERE, MEETING}
     seeds = [shard.seed for shard in shards_of(DataConfig())]
     assert len(set(seeds)) == len(seeds)
     assert {s.kind for s in shards_of(DataConfig()) if s.validation} == kinds
@@ -76,7 +76,7 @@ def test_held_out_kinds_are_in_no_shard() -> None:
 def test_shards_say_what_they_hold(folder: Path, data: PairData, samples: Samples) -> None:
     training, validation, kinds = read_data(SMALL, folder)
     assert len(training) > 0 and len(validation) > 0 and len(training) + len(validation) == len(data)
-    assert set(kinds) <= {"palm_to_palm", "clap", ANYWHERE} and sum(kinds.values()) == int((data.source == 0).sum())
+    assert set(kinds) <= {"palm_to_palm", "clap", ANYWHERE, MEETING} and sum(kinds.values()) == int((data.source == 0).sum())
     clean = data.source == 0
     assert torch.equal(data.clean[clean], data.condition[clean])
     assert bool((data.clean[~clean] - data.condition[~clean]).abs().amax(1).gt(0.01).all())
@@ -90,7 +90,7 @@ def test_data_are_not_made_twice_and_a_lost_shard_is_made_again(folder: Path, tm
     before = load_file(lost)
     times = {p.name: p.stat().st_mtime_ns for p in copy.glob("*.safetensors") if p != lost}
     lost.unlink()
-    assert list(make_data(SMALL, copy, "", workers=1)) == [2, 3]
+    assert list(make_data(SMALL, copy, "", workers=1)) == [3, 4]
     assert times == {p.name: p.stat().st_mtime_ns for p in copy.glob("*.safetensors") if p != lost}
     for name, value in load_file(lost).items():
         assert torch.equal(value, before[name]), name
@@ -208,7 +208,8 @@ def test_conditions_of_one_kind_can_be_left_out(samples: Samples, tmp_path: Path
 
 
 def test_the_command_makes_weights_that_the_repair_takes(folder: Path, tmp_path: Path, capfd) -> None:
-    arguments = ["train", "diffusion", "--data", str(folder), "--shards", "2", "--anywhere", "1", "--tries", "2"]
+    arguments = ["train", "diffusion", "--data", str(folder), "--shards", "2", "--anywhere", "1"]
+    arguments += ["--meeting", "1", "--tries", "2"]
     arguments += ["--steps", "4", "--every", "2", "--batch", "8", "--out", str(tmp_path), "--json"]
     # The command's own data settings differ in how many conditions are made of each pair.
     recipe = json.loads((folder / "recipe.json").read_text())

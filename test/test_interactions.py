@@ -12,7 +12,7 @@ from a2p_ros.hand.limits import JOINT_LIMITS, joint_angles, joint_axes, joint_ro
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.training.contact_sites import contact_sites
 from a2p_ros.training.hand_poses import GRASPS, HandAxes, sample_hand
-from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS
+from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS, MEETING
 from a2p_ros.training.interactions import InteractionGenerator, wrist_aligned_error
 from a2p_ros.training.penetration import penetration_volume
 from a2p_ros.types import Pair
@@ -39,6 +39,18 @@ def test_clean_pairs_touch_without_penetrating(pairs: HandPairs) -> None:
     assert penetration_volume(GENERATOR.meshes, vertices).max() < 0.05
     for left, right in zip(vertices.left.numpy(), vertices.right.numpy(), strict=True):
         assert np.linalg.norm(left[:, None] - right[None], axis=-1).min() < 0.004
+
+
+def test_hands_that_just_meet_touch_and_keep_their_shapes() -> None:
+    pairs, clean = GENERATOR.attempt(MEETING, 8, torch.Generator().manual_seed(3))
+    assert int(clean.sum()) >= 4 and set(pairs.kinds) == {MEETING}
+    vertices = GENERATOR.vertices(pairs[clean])
+    assert penetration_volume(GENERATOR.meshes, vertices).max() < 0.05
+    for left, right in zip(vertices.left.numpy(), vertices.right.numpy(), strict=True):
+        assert np.linalg.norm(left[:, None] - right[None], axis=-1).min() < 0.004
+    # Of far more shapes than the named kinds have: no two alike.
+    bends = torch.cat([pairs.rotations.left[:, 1:], pairs.rotations.right[:, 1:]]).flatten(1)
+    assert float(torch.cdist(bends, bends).fill_diagonal_(9.0).min()) > 0.3
 
 
 def test_pairs_keep_the_joint_limits(pairs: HandPairs) -> None:

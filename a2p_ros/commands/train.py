@@ -37,6 +37,7 @@ def add_parser(verbs: Any) -> None:
     diffusion.add_argument("--every", type=int, help="steps between validations and checkpoints")
     diffusion.add_argument("--shards", type=int, help="data: shards, each of one kind of interaction")
     diffusion.add_argument("--anywhere", type=int, help="data: further shards of any place of a hand on any other")
+    diffusion.add_argument("--meeting", type=int, help="data: further shards of hands of any shape that just meet")
     diffusion.add_argument("--tries", type=int, help="data: tries at a clean pair in a shard")
     diffusion.add_argument("--data-seed", type=int, help="of the data")
     diffusion.add_argument("--workers", type=int, default=0, help="processes that make data (0: one for each core)")
@@ -64,7 +65,7 @@ def run_diffusion(args: argparse.Namespace) -> int:
 
     names = ("seed", "steps", "batch", "rate", "every", "conditions", "precision")
     train = _given(TrainConfig(), args, **{name: name for name in names})
-    data_config = _given(DataConfig(), args, shards="shards", anywhere="anywhere", tries="tries", seed="data_seed")
+    data_config = _given(DataConfig(), args, shards="shards", anywhere="anywhere", meeting="meeting", tries="tries", seed="data_seed")
     models = load_hand_models(args.hand_model)
     folder = args.data or args.out / "data"
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0

@@ -4,9 +4,9 @@ All of it follows from the condition in the camera frame, in the axes of the wri
 hands speak one language and one set of weights reads both. Where the hands are to each other is left out on purpose:
 a model that saw it learnt where the hands of each kind of interaction belong, and moved those of other kinds there
 (docs/interaction.md). What is near the surface of a finger is there instead, and where along its ray the image shows
-each joint: it is the only thing that tells a wrong pose from a rare one. The direction of view and the distance are
-there because a camera misjudges depth far more than the rest, and what of the other hand lies before and behind each
-joint, because together with what was not seen it tells which hand is in front.
+each joint, beside what all joints share: it is the only thing that tells a wrong pose from a rare one. The direction of
+view and the distance are there because a camera misjudges depth far more than the rest, and what of the other hand lies
+before and behind each joint, because together with what was not seen it tells which hand is in front.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ class ConditionFeatures:
             seen = seen if seen is not None else ImageEvidence.none(len(pairs)).to(joints.left.device)
             to_ray = seen.residuals(joints).to(joints.left)
             weight = seen.confidence.to(to_ray)[..., None]
+            # What all joints share is where the pair is, which smoothing may have left behind, and not how it is.
+            common = (weight * to_ray).sum((1, 2), keepdim=True) / weight.sum((1, 2), keepdim=True).clamp_min(1e-6)
+            to_ray = (to_ray - common) * (weight > 0)
             mean = (weight * to_ray).sum(2) / weight.sum(2).clamp_min(1e-6)
             deepest = torch.maximum(contact.left[..., 3].amax(1), contact.right[..., 3].amax(1))[:, None]
             fingers, palms = [], []

@@ -31,7 +31,7 @@ from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import raw, wrists
 from a2p_ros.training.annotations import annotated_pairs
 from a2p_ros.training.conditions import Conditions, clean_conditions, fit_conditions, noise_conditions
-from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS
+from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS, MEETING
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import Pair
 
@@ -49,8 +49,9 @@ class DataConfig(Checked):
     """How much is made, and what of."""
 
     seed: int = setting(1, "Of everything random.", low=0, high=2**31)
-    shards: int = setting(200, "Shards, each of one of the kinds in turn; every 19th is kept for validation.", low=2)
+    shards: int = setting(100, "Shards, each of one of the kinds in turn; every 19th is kept for validation.", low=2)
     anywhere: int = setting(60, "Further shards of any place on any place; every 19th for validation.", low=0)
+    meeting: int = setting(100, "Further shards of hands of any shape that meet anywhere; every 19th too.", low=0)
     tries: int = setting(32, "Tries at a clean pair in a shard; about nine of ten succeed.", low=1, high=1000)
     noisy: int = setting(4, "Noisy conditions of each clean pair.", low=0, high=100)
     fitted: int = setting(3, "Tries at a condition by the keypoint fit for each clean pair.", low=0, high=100)
@@ -139,7 +140,9 @@ def shards_of(config: DataConfig) -> list[Shard]:
         for i in range(config.shards)
     ]
     return named + [
-        Shard(f"anywhere_{i:05d}", ANYWHERE, seed + 500_000 + i, i % 19 == 0) for i in range(config.anywhere)
+        Shard(f"{kind}_{i:05d}", kind, seed + offset + i, i % 19 == 0)
+        for kind, count, offset in ((ANYWHERE, config.anywhere, 500_000), (MEETING, config.meeting, 700_000))
+        for i in range(count)
     ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,12 +70,12 @@ class EvalConfig(Checked):
 
 @dataclass(frozen=True)
 class Method:
-    """One way to repair."""
+    """One way to repair. ``image``: joints and confidences are known, joints without them, or nothing but the view."""
 
     config: InteractionConfig
     use_model: bool = True
     use_guide: bool = True
-    use_image: bool = True
+    image: Literal["seen", "unsure", "nothing"] = "seen"
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
 
@@ -111,27 +111,26 @@ def standard_methods(config: InteractionConfig) -> dict[str, Method]:
 
 
 def ablation_methods(config: InteractionConfig) -> dict[str, Method]:
-    """One factor at a time about ``config``: steps, start, strength, guidance; and descent alone, over iterations."""
+    """One factor at a time about ``config``: steps, start, guidance, the image; and descent alone, over iterations."""
     changes: dict[str, dict[str, Any]] = {f"steps {n}": {"steps": n} for n in (1, 2, 3, 5, 10)}
-    changes |= {
-        "start condition": {"start": "condition"},
-        "start noise": {"start": "noise"},
-        "start noise, 10 steps": {"start": "noise", "steps": 10},
-    }
-    changes |= {f"strength {s}": {"strength": s} for s in (0.1, 0.3, 0.6)}
+    changes |= {f"start condition, {s}": {"start": "condition", "strength": s} for s in (0.1, 0.3, 0.6)}
+    changes["start condition, 0.3, 3 steps"] = {"start": "condition", "strength": 0.3, "steps": 3}
     out = {"default": Method(config)}
     out |= {name: Method(dataclasses.replace(config, **change)) for name, change in changes.items()}
     out["guidance off"] = Method(config, use_guide=False)
-    out["image unseen"] = Method(config, use_image=False)
-    out["image unseen, guidance off"] = Method(config, use_guide=False, use_image=False)
-    for n in (1, 2, 4):
+    out["image unseen"] = Method(config, image="nothing")
+    out["image unseen, guidance off"] = Method(config, use_guide=False, image="nothing")
+    out["confidences unknown"] = Method(config, image="unsure")
+    for n in (1, 2, 8):
         out[f"guidance, {n} a step"] = Method(config, guidance=GuidanceConfig(iterations=n))
     out["guidance printed, V_c other"] = Method(config, guidance=GuidanceConfig(loss="printed"))
     out["guidance printed, V_c condition"] = Method(
         config, guidance=GuidanceConfig(loss="printed", against="condition")
     )
-    for n in (1, 2, 4, 10):
-        out[f"no model, {n} a step"] = Method(config, use_model=False, guidance=GuidanceConfig(iterations=n))
+    for n in (1, 2, 4, 8, 20):
+        out[f"no model, {n} steps of descent"] = Method(
+            dataclasses.replace(config, steps=1), use_model=False, guidance=GuidanceConfig(iterations=n)
+        )
     return out
 
 
@@ -378,9 +377,9 @@ class _Repair(PairRepair):
         use_model: bool = True,
         use_guide: bool = True,
     ) -> HandPairs:
-        if seen is not None and not self._method.use_image:
-            # The view stays known, as it is to the guidance.
-            seen = ImageEvidence(seen.rays, torch.zeros_like(seen.confidence))
+        if seen is not None and self._method.image != "seen":
+            same = torch.ones_like if self._method.image == "unsure" else torch.zeros_like
+            seen = ImageEvidence(seen.rays, same(seen.confidence))
         return super().__call__(
             pairs,
             found,

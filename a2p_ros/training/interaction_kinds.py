@@ -171,6 +171,8 @@ HELD_OUT: tuple[str, ...] = ("hold_finger", "fist_in_palm", "hand_on_back")
 #: Not a kind that people have a word for: any place of one hand on any place of the other. Without it the model learns
 #: where the hands of ten kinds are to each other, and moves those of any other kind there.
 ANYWHERE = "anywhere"
+#: The same, but the hands keep the shapes that they were drawn with: cheap, and of far more shapes of hands.
+MEETING = "meeting"
 
 
 def anywhere(sites: tuple[str, ...], grasps: tuple[str, ...], generator: torch.Generator) -> Kind:

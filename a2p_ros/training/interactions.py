@@ -8,6 +8,8 @@ still penetrate, or that do not touch, are dropped, and how many is reported.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -19,7 +21,7 @@ from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.surface import CollisionMesh
 from a2p_ros.training.contact_sites import contact_sites
 from a2p_ros.training.hand_poses import GRASPS, HandAxes, sample_hand, within_limits
-from a2p_ros.training.interaction_kinds import ANYWHERE, KINDS, Kind, anywhere
+from a2p_ros.training.interaction_kinds import ANYWHERE, KINDS, MEETING, Kind, anywhere
 from a2p_ros.types import Pair, Side
 
 #: Fingers, palm and thumb side of the hands at rest.
@@ -30,8 +32,8 @@ _RHO = 0.05
 _STAGES = ((90, 1.0, 4.0), (40, 0.3, 6.0), (40, 0.02, 10.0))
 #: Steps between searches for the vertices inside the other hand, the dearest part of a step.
 _SEARCH = 2
-#: Tries at ``ANYWHERE`` that share their places.
-_SAME_PLACES = 8
+#: Tries at kinds of no name that share their places.
+_SAME_PLACES = {ANYWHERE: 8, MEETING: 4}
 #: A clean pair is no deeper than this in the other hand, and no farther away than that [m].
 MAX_DEPTH, MAX_GAP = 0.0005, 0.002
 
@@ -57,19 +59,24 @@ class InteractionGenerator:
     def attempt(self, kind: str, count: int, generator: torch.Generator) -> tuple[HandPairs, Bool[Tensor, "batch"]]:
         """``count`` tries at a kind, and which of them are clean: touching and not penetrating.
 
-        ``ANYWHERE`` is any place of one hand on any place of the other, other places for every eight tries.
-        Raises InputError for an unknown kind.
+        ``ANYWHERE`` is any place of one hand on any place of the other, other places for every eight tries;
+        ``MEETING`` the same, of hands that keep their shapes. Raises InputError for an unknown kind.
         """
-        if kind == ANYWHERE and count > _SAME_PLACES:
-            tries = [self.attempt(kind, min(_SAME_PLACES, count - i), generator) for i in range(0, count, _SAME_PLACES)]
+        if kind in _SAME_PLACES and count > (same := _SAME_PLACES[kind]):
+            tries = [self.attempt(kind, min(same, count - i), generator) for i in range(0, count, same)]
             return HandPairs.joined([pairs for pairs, _ in tries]), torch.cat([clean for _, clean in tries])
-        if kind not in KINDS and kind != ANYWHERE:
-            raise InputError(f"kind of interaction: {kind!r} is unknown; known are {', '.join((*KINDS, ANYWHERE))}")
+        if kind not in KINDS and kind not in _SAME_PLACES:
+            known = ", ".join((*KINDS, *_SAME_PLACES))
+            raise InputError(f"kind of interaction: {kind!r} is unknown; known are {known}")
         spec = KINDS[kind] if kind in KINDS else anywhere(tuple(self._sites.left), tuple(GRASPS), generator)
         betas = 0.8 * torch.randn(count, 10, generator=generator)
+        amount, mix = (1.2, 1.0) if kind == MEETING else (0.8, 0.25)
         shapes = [
             sample_hand(
-                [names[int(torch.randint(len(names), (), generator=generator))] for _ in range(count)], generator, 0.8
+                [names[int(torch.randint(len(names), (), generator=generator))] for _ in range(count)],
+                generator,
+                amount,
+                mix,
             )
             for names in (spec.left, spec.right)
         ]
@@ -77,7 +84,8 @@ class InteractionGenerator:
             turns = _turns(spec, count, generator)
         else:
             turns = self._facing(spec, betas, shapes[0], shapes[1], generator)
-        pairs = self._solve(spec, kind, betas, shapes[0], shapes[1], turns)
+        solve = self._meet if kind == MEETING else self._solve
+        pairs = solve(spec, kind, betas, shapes[0], shapes[1], turns)
         swap = torch.rand(count, generator=generator) < 0.5
         mirrored = pairs.mirrored()
         pairs = HandPairs.joined([pairs, mirrored])[torch.where(swap, torch.arange(count) + count, torch.arange(count))]
@@ -100,23 +108,12 @@ class InteractionGenerator:
         still = torch.zeros(count, 3)
 
         def build(angles: Pair[Tensor], turn: Tensor, transl: Tensor) -> HandPairs:
-            roots = Pair(root @ _exponential(turn), torch.eye(3).expand(count, 3, 3))
-            rotations = Pair(
-                *(
-                    torch.cat([roots[s][:, None], self._axes[s].rotations(within_limits(a))], 1)
-                    for s, a in angles.items()
-                )
-            )
-            return HandPairs(Pair(betas, betas), rotations, Pair(transl, still), (kind,) * count)
+            return self._built(kind, betas, angles, root @ _exponential(turn), transl)
 
         # The hand that grips starts open, out of reach of the other, and closes.
         opened = left.clone()
         opened[:, :12, 1] *= spec.opening
-        first = self.vertices(build(Pair(opened, right), still, still))
-        a, b = first.left[:, sites[0][0]].mean(1), first.right[:, sites[0][1]].mean(1)
-        outward = self.meshes.right.normals(self.meshes.right.close(first.right))[:, sites[0][1]].mean(1)
-        outward = torch.nn.functional.normalize(outward, dim=-1)
-        start = b - a + outward * self._free_gap(first, b - a, outward, spec)[:, None]
+        start = self._apart(spec, self.vertices(build(Pair(opened, right), still, still)))
         variables = [opened, right.clone(), still.clone(), start]
         for v in variables:
             v.requires_grad_()
@@ -145,6 +142,30 @@ class InteractionGenerator:
         with torch.no_grad():
             return build(Pair(variables[0], variables[1]), variables[2], variables[3].detach())
 
+    def _meet(self, spec: Kind, kind: str, betas: Tensor, left: Tensor, right: Tensor, root: Tensor) -> HandPairs:
+        """Hands of these shapes, as near to each other as they come without penetrating."""
+        pairs = self._built(kind, betas, Pair(left, right), root, torch.zeros(len(betas), 3))
+        return dataclasses.replace(
+            pairs, transl=Pair(self._apart(spec, self.vertices(pairs), 0.0005), pairs.transl.right)
+        )
+
+    def _built(self, kind: str, betas: Tensor, angles: Pair[Tensor], root: Tensor, transl: Tensor) -> HandPairs:
+        """Hands of one shape; ``root`` is the left wrist's rotation, the right one's being the identity."""
+        count = len(betas)
+        roots = Pair(root, torch.eye(3).expand(count, 3, 3))
+        rotations = Pair(
+            *(torch.cat([roots[s][:, None], self._axes[s].rotations(within_limits(a))], 1) for s, a in angles.items())
+        )
+        return HandPairs(Pair(betas, betas), rotations, Pair(transl, torch.zeros(count, 3)), (kind,) * count)
+
+    def _apart(self, spec: Kind, first: Pair[Tensor], finest: float = 0.006) -> Float[Tensor, "batch 3"]:
+        """Where to move the left hand [m] so that the first sites face each other and nothing penetrates."""
+        i, j = self._vertices_of(spec.contacts[0][0], Side.LEFT), self._vertices_of(spec.contacts[0][1], Side.RIGHT)
+        shift = first.right[:, j].mean(1) - first.left[:, i].mean(1)
+        outward = self.meshes.right.normals(self.meshes.right.close(first.right))[:, j].mean(1)
+        outward = torch.nn.functional.normalize(outward, dim=-1)
+        return shift + outward * self._free_gap(first, shift, outward, spec, finest)[:, None]
+
     def _facing(
         self, spec: Kind, betas: Tensor, left: Tensor, right: Tensor, generator: torch.Generator
     ) -> Float[Tensor, "batch 3 3"]:
@@ -165,18 +186,25 @@ class InteractionGenerator:
         tilt = _exponential(torch.deg2rad(spec.tilt * torch.randn(count, 3, generator=generator)) / 3**0.5)
         return tilt @ spin @ swing
 
-    def _free_gap(self, first: Pair[Tensor], shift: Tensor, outward: Tensor, spec: Kind) -> Float[Tensor, "batch"]:
+    def _free_gap(
+        self, first: Pair[Tensor], shift: Tensor, outward: Tensor, spec: Kind, finest: float
+    ) -> Float[Tensor, "batch"]:
         """The least gap [m] along ``outward`` at which the hands do not penetrate, up to the kind's ``reach``."""
-        gap = torch.full((len(shift),), spec.gap)
-        while True:
+
+        def blocked(gap: Tensor) -> Tensor:
             moved = Pair(first.left + (shift + gap[:, None] * outward)[:, None], first.right)
             found = inside_vertices(self.meshes, moved)
-            blocked = torch.zeros(len(shift), dtype=torch.bool)
-            blocked[torch.cat([found.left.batch, found.right.batch])] = True
-            blocked &= gap < spec.reach
-            if not blocked.any():
-                return gap
-            gap = gap + 0.006 * blocked
+            out = torch.zeros(len(shift), dtype=torch.bool)
+            out[torch.cat([found.left.batch, found.right.batch])] = True
+            return out
+
+        step, gap = 0.006, torch.full((len(shift),), spec.gap)
+        while bool((more := blocked(gap) & (gap < spec.reach)).any()):
+            gap = gap + step * more
+        while step > finest:
+            step /= 2
+            gap = torch.where(blocked(gap - step), gap, gap - step)
+        return gap
 
     def _vertices_of(self, name: str, side: Side) -> list[int]:
         return [self._sites[side][part] for part in name.split("+")]
