@@ -38,7 +38,7 @@ from a2p_ros.training.synthetic.shapes import SHAPES, WEIGHTS, draw_shape
 from a2p_ros.training.synthetic.statistics import facing, overlap_bin, statistics_of
 from a2p_ros.types import Box, Pair, Side
 
-CONFIG = SynthConfig(width=320, height=240, held=0, occluded=0, motion_blur=0, defocus=0)
+CONFIG = SynthConfig(width=320, height=240, held=0, occluded=0, motion_blur=0, defocus=0, people=3, backdrops=3)
 LENS = CameraModel(320, 240, 300.0, 306.0, 150.0, 126.0, "plumb_bob", (-0.22, 0.05, 0.002, -0.001))
 PINHOLE = CameraModel(320, 240, 300.0, 300.0, 159.5, 119.5)
 #: Columns: where a right hand at rest (fingers -x, palm -y, thumb +z) goes when its fingers point up in the image and
