@@ -157,7 +157,8 @@ class FrameMaker:
         placed_things = self._things(kind, arms, rng)
         uppers = {arm.side: upper_arm(arm, placed.view, rng) for arm in arms}
         skins, others = _surfaces(arms, uppers, placed_things, person, studio, key)
-        surfaces = [*skins.left, *skins.right, *others]
+        # What covers is drawn first: the skin below it then costs nothing.
+        surfaces = [*others, *skins.left, *skins.right]
         layer = self._renderer.layer(surfaces, camera, lights)
         # The hand model's own mesh, which the finer one of the picture is made from.
         labels = self._renderer.labels([surface.coarse or surface for surface in surfaces], camera)
