@@ -23,7 +23,7 @@ from a2p_ros.rotations import axis_angle_to_matrix, rotation_between
 from a2p_ros.types import Side
 
 #: Distances of the forearm's sections from the wrist ring [m], and half width and half thickness there [m].
-_ALONG = np.array([0.012, 0.028, 0.046, 0.072, 0.105, 0.150, 0.205, 0.28, 0.37, 0.49])
+_ALONG = np.array([0.012, 0.028, 0.046, 0.072, 0.105, 0.150, 0.205, 0.28, 0.37, 0.49, 0.495])
 _SECTIONS_AT = np.array([0.0, 0.03, 0.06, 0.10, 0.15, 0.20, 0.24, 0.30, 0.50])
 _HALF_WIDTH = np.array([0.0260, 0.0262, 0.0285, 0.0335, 0.0400, 0.0430, 0.0430, 0.0440, 0.0480])
 _HALF_THICKNESS = np.array([0.0185, 0.0200, 0.0230, 0.0280, 0.0345, 0.0390, 0.0410, 0.0430, 0.0480])
@@ -93,6 +93,7 @@ class ArmMesh:
             faces = faces[:, ::-1]
         offsets = template[ring] - self._ring_centre
         self._sections = self._make_sections(offsets, _ALONG)
+        self._sections[-1] *= 0.02  # closes the arm
         count = len(template) + len(_ALONG) * len(ring)
         self._faces, self._subdivision = faces, Subdivision.of(faces, count)
 
@@ -276,9 +277,9 @@ def _ring(count: int) -> np.ndarray:
 
 def _sleeve_cover(arm: ArmMesh, sleeve: Sleeve) -> _Cover:
     """A wider tube with a hem that turns inwards and a few folds."""
-    rows = sleeve.start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33])
-    rows[-1] = max(rows[-1], _ALONG[-1] + 0.01)
-    wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012])
+    rows = sleeve.start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33, 0.335])
+    rows[-2:] += max(_ALONG[-1] + 0.01 - rows[-2], 0.0)
+    wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012, 0.012])
     angles = _ring(22)
     sections = _ellipses(angles, rows, wider)
     # Folds run askew round the arm and grow towards the elbow.
@@ -287,6 +288,7 @@ def _sleeve_cover(arm: ArmMesh, sleeve: Sleeve) -> _Cover:
     )
     fade = np.clip((rows - sleeve.start - 0.012) / 0.04, 0, 1)[:, None]
     sections *= (1 + fold * fade / 0.03)[..., None]
+    sections[-1] *= 0.02  # closes the sleeve
     return _Cover.of(arm, rows, sections, np.tile(sleeve.colour, (len(rows) * len(angles), 1)))
 
 
