@@ -1,0 +1,1 @@
+"""The synthetic data engine: scenes of hands, drawn into frames with exact labels, kept in shards."""
