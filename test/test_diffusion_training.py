@@ -76,7 +76,9 @@ def test_held_out_kinds_are_in_no_shard() -> None:
 def test_shards_say_what_they_hold(folder: Path, data: PairData, samples: Samples) -> None:
     training, validation, kinds = read_data(SMALL, folder)
     assert len(training) > 0 and len(validation) > 0 and len(training) + len(validation) == len(data)
-    assert set(kinds) <= {"palm_to_palm", "clap", ANYWHERE, MEETING} and sum(kinds.values()) == int((data.source == 0).sum())
+    assert set(kinds) <= {"palm_to_palm", "clap", ANYWHERE, MEETING} and sum(kinds.values()) == int(
+        (data.source == 0).sum()
+    )
     clean = data.source == 0
     assert torch.equal(data.clean[clean], data.condition[clean])
     assert bool((data.clean[~clean] - data.condition[~clean]).abs().amax(1).gt(0.01).all())

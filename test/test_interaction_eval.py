@@ -318,11 +318,11 @@ def test_the_command_says_what_is_reached(capsys: pytest.CaptureFixture[str]) ->
     assert parted.split()[-5:] == ["1.000", "at", "least", "7.000", "NO"]
     (accurate,) = (line for line in lines if "MPJPE [mm]; before" in line)
     assert accurate.split()[-4:] == ["1.000", "below", "1.000", "NO"], "as good is not better"
-    (kept,) = (line for line in lines if "contact kept" in line)
+    (kept,) = (line for line in lines if "contact kept, of touching vertices" in line)
     assert kept.endswith("yes") and any("by source" in line for line in lines)
     assert cli.main(["eval", "interactions", "--n", "6", "--ablation"]) == 0
     text = capsys.readouterr().out
-    assert "start noise, 10 steps" in text and "no model, 10 a step" in text
+    assert "start condition, 0.3, 3 steps" in text and "no model, 20 steps of descent" in text
 
 
 def test_bars_are_met_only_by_numbers_that_reach_them() -> None:
@@ -334,13 +334,13 @@ def test_bars_are_met_only_by_numbers_that_reach_them() -> None:
         "clean_change_mm": 1.0,
     }
     result["before"]["mrrpe_aligned_mm"] = 1.1
-    assert all(bar.met for bar in bars(result)) and len(bars(result)) == 11
+    assert all(bar.met for bar in bars(result)) and len(bars(result)) == 12
     worse = result | {"after": good | {"penvol_cm3": 1.001, "contact_kept": 0.899, "mpjpe_mm": math.nan}}
     failing = {bar.name for bar in bars(worse) if not bar.met}
     assert failing == {
         "PenVol, before over after",
         "PenVol [cm^3]; descent alone",
-        "contact kept",
+        "contact kept, of touching vertices",
         "MPJPE [mm]; before",
         "MPJPE [mm]; descent alone",
     }
@@ -365,10 +365,11 @@ def test_the_ablation_changes_one_factor_at_a_time() -> None:
             for a in dataclasses.fields(one)
             if getattr(one, a.name) != getattr(other, a.name)
         ]
-        together = {("steps", "start"), ("loss", "against")}
+        together = {("steps", "start"), ("start", "strength"), ("loss", "against")}
         assert len(changed) <= 1 or tuple(changed) in together, name
     assert {m.config.steps for m in made.values()} == {1, 2, 3, 5, 10}
-    assert {m.guidance.iterations for m in made.values()} == {1, 2, 4, 10}
+    assert {m.guidance.iterations for m in made.values()} == {1, 2, 3, 4, 8, 20}
+    assert {m.image for m in made.values()} == {"seen", "unsure", "nothing"}
 
 
 def test_what_cannot_be_evaluated_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def test_the_path_stays_on_the_line_from_noise_to_x0() -> None:
             seen.append((x, t))
             return x0
 
-        sample(perfect, x0, SCHEDULE, InteractionConfig(steps=4, strength=0.5), noise=noise)
+        sample(perfect, x0, SCHEDULE, InteractionConfig(steps=4, start="condition", strength=0.5), noise=noise)
         x, t = seen[step]
         assert torch.allclose(x, SCHEDULE.add_noise(x0, noise, t), atol=1e-9)
 

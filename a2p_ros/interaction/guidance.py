@@ -39,8 +39,8 @@ class GuidanceConfig(Checked):
     against: Literal["other", "condition"] = setting(
         "other", "V_c of the printed form: the other hand, or the condition's mesh of the other hand."
     )
-    iterations: int = setting(4, "Gradient steps after each step of the sampler.", low=1, high=1000)
-    rate: float = setting(1.0, "Of the signed form: multiple of Polyak's step.", low=0.0, high=10.0)
+    iterations: int = setting(3, "Gradient steps after each step of the sampler.", low=1, high=1000)
+    rate: float = setting(1.5, "Of the signed form: multiple of Polyak's step.", low=0.0, high=10.0)
     scale: float = setting(0.01, "Of the printed form: lambda.", low=0.0, high=1e6)
     articulation: float = setting(0.1, "Mobility of a joint's 6D numbers.", low=0.0, high=10.0)
     shape: float = setting(0.05, "Mobility of a shape parameter.", low=0.0, high=10.0)
