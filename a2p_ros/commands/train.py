@@ -65,7 +65,9 @@ def run_diffusion(args: argparse.Namespace) -> int:
 
     names = ("seed", "steps", "batch", "rate", "every", "conditions", "precision")
     train = _given(TrainConfig(), args, **{name: name for name in names})
-    data_config = _given(DataConfig(), args, shards="shards", anywhere="anywhere", meeting="meeting", tries="tries", seed="data_seed")
+    data_config = _given(
+        DataConfig(), args, shards="shards", anywhere="anywhere", meeting="meeting", tries="tries", seed="data_seed"
+    )
     models = load_hand_models(args.hand_model)
     folder = args.data or args.out / "data"
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
