@@ -27,6 +27,7 @@ from a2p_ros.training import interaction_eval, interaction_metrics
 from a2p_ros.training.conditions import Conditions
 from a2p_ros.training.interaction_bars import bars
 from a2p_ros.training.interaction_eval import EvalConfig, Found, Method, evaluate, summary
+from a2p_ros.training.interaction_jitter import jitter
 from a2p_ros.training.interaction_metrics import COUNTS, METRICS, Contact, PairMeasures
 from a2p_ros.training.penetration import BooleanError
 from a2p_ros.types import Pair, Side
@@ -370,6 +371,18 @@ def test_the_ablation_changes_one_factor_at_a_time() -> None:
     assert {m.config.steps for m in made.values()} == {1, 2, 3, 5, 10}
     assert {m.guidance.iterations for m in made.values()} == {1, 2, 3, 4, 8, 20}
     assert {m.image for m in made.values()} == {"seen", "unsure", "nothing"}
+
+
+def test_jitter_is_measured_on_hands_that_jitter() -> None:
+    evaluator = interaction_eval.Evaluator(HANDS, {"after": Method(InteractionConfig())})
+    stage = evaluator.stages["after"]
+    repaired = jitter(evaluator.generator, stage, KIND, frames=12)
+    assert repaired.repaired > 0.5 and repaired.switched_on == 1
+    assert 1.0 < repaired.before_mm < 20.0 and repaired.after_mm > 0.0
+    stage.update(dataclasses.replace(stage.config, enabled=False))
+    left_alone = jitter(evaluator.generator, stage, KIND, frames=12)
+    assert left_alone.ratio == 1.0 and left_alone.switched_on == 0
+    assert left_alone.before_mm == repaired.before_mm
 
 
 def test_what_cannot_be_evaluated_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

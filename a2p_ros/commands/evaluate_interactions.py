@@ -49,6 +49,7 @@ def add(kinds: Any) -> None:
     parser.add_argument("--ablation", action="store_true", help="compare steps, start, strength and guidance instead")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw 12 pairs before, after and in truth")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw N clean pairs from two sides and stop")
+    parser.add_argument("--jitter", action="store_true", help="also repair 300 jittering frames of each kind")
     parser.add_argument("--workers", type=int, default=0, help="processes (0: one for each core)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, as interaction.steps=5"
@@ -87,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
     with common.bar(total=2 * (args.n // 2), unit="pair", what="interactions") as bar:
         found = evaluate(config, methods, args.hand_model, args.workers, lambda count: bar.update(count - bar.n))
     result = summary(found, methods) | {"seed": args.seed, "kinds": list(config.kinds)}
+    if args.jitter:
+        result["jitter"] = _jitter(args, settings, config)
+        result["jitter_ratio"] = max(pair["ratio"] for pair in result["jitter"])
     if not args.ablation:
         result["bars"] = [dataclasses.asdict(bar) | {"met": bar.met} for bar in bars(result)]
     result["seconds"] = round(time.perf_counter() - begin, 1)
@@ -99,6 +103,22 @@ def run(args: argparse.Namespace) -> int:
         ]
     common.finish(args, result, _lines(result, list(methods)))
     return 0
+
+
+def _jitter(args: argparse.Namespace, settings: Any, config: Any) -> list[dict[str, Any]]:
+    from a2p_ros.hand import load_hand_models
+    from a2p_ros.interaction.stage import InteractionStage
+    from a2p_ros.training.interaction_jitter import jitter
+    from a2p_ros.training.interactions import InteractionGenerator
+
+    models = load_hand_models(args.hand_model)
+    generator, stage, found = InteractionGenerator(models), InteractionStage(models, settings), []
+    with common.bar(total=len(config.kinds), unit="kind", what="jitter") as bar:
+        for kind in config.kinds:
+            pair = jitter(generator, stage, kind, args.seed)
+            found.append(dataclasses.asdict(pair) | {"ratio": pair.ratio})
+            bar.update()
+    return found
 
 
 def kinds_of(text: str) -> tuple[str, ...]:
@@ -126,6 +146,12 @@ def _lines(result: dict[str, Any], methods: list[str]) -> list[str]:
     lines += [f"left out, PenVol failed: {name}: {why}" for name, why in result["failed_pairs"].items()]
     lines.append("")
     lines += _table("", result, ["before", *methods])
+    if "jitter" in result:
+        lines += ["", "300 jittering frames: largest step of a joint before and after [mm], repaired share, set in"]
+        lines += [
+            f"  {p['kind']:<18}{p['before_mm']:8.2f}{p['after_mm']:8.2f}{p['repaired']:8.2f}{p['switched_on']:6d}"
+            for p in result["jitter"]
+        ]
     if "after" not in result:
         return lines
     for title, key in (("by kind", "by_kind"), ("by source", "by_source"), ("by level of noise [mm]", "by_level")):

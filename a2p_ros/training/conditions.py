@@ -19,16 +19,17 @@ from torch import Tensor
 
 from a2p_ros.camera import CameraModel, rotation_to_ray
 from a2p_ros.config import Checked, FitConfig, setting
-from a2p_ros.errors import ConfigError
+from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.hand.model import HandModel
+from a2p_ros.hand_frames import placed_hand
 from a2p_ros.interaction.collision import penetration_depths
 from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import wrists
 from a2p_ros.placement import place
 from a2p_ros.training.interactions import InteractionGenerator
-from a2p_ros.types import Box, Detection, HandKeypoints, Pair, PlacedHand, Side
+from a2p_ros.types import Box, Detection, HandKeypoints, HandPose, Pair, PlacedHand, Side
 
 #: A condition penetrates by this much at least [m].
 MIN_DEPTH = 0.001
@@ -261,6 +262,31 @@ def as_pairs(left: PlacedHand, right: PlacedHand, kind: str = "") -> HandPairs:
     )
 
 
+def as_placed(
+    models: Pair[HandModel], one: HandPairs, camera: CameraModel, observed: Pair[Tensor], weights: Pair[Tensor]
+) -> Pair[PlacedHand]:
+    """The one pair as the stage before the repair would hand it on."""
+    joints, placed = one.joints(models), []
+    for side in (Side.LEFT, Side.RIGHT):
+        points = _array(joints[side][0])
+        rotations = _array(one.rotations[side][0])
+        pose = HandPose(
+            side=side,
+            global_orient=rotations[0],
+            hand_pose=rotations[1:],
+            betas=_array(one.betas[side][0]),
+            joints=points - points[0],
+            keypoints_px=_array(observed[side]),
+            keypoint_confidence=_array(weights[side]),
+            confidence=1.0,
+        )
+        hand = placed_hand(pose, points[0], camera, models[side])
+        if hand is None:
+            raise InputError(f"a condition of kind {one.kinds[0]!r}: the {side.value} hand is not before the camera")
+        placed.append(hand)
+    return Pair(placed[0], placed[1])
+
+
 def _project(camera: CameraModel, points: Float[Tensor, "batch 21 3"]) -> Float[Tensor, "batch 21 2"]:
     flat = camera.project(points.reshape(-1, 3).double().numpy())
     return torch.as_tensor(flat).float().reshape(*points.shape[:-1], 2)
@@ -281,3 +307,7 @@ def _from_quaternion(q: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 3 3"]:
     o = torch.zeros_like(x)
     k = torch.stack([o, -z, y, z, o, -x, -y, x, o], 1).reshape(-1, 3, 3)
     return torch.eye(3) + 2 * w * k + 2 * k @ k
+
+
+def _array(tensor: Tensor) -> Float[np.ndarray, "..."]:
+    return tensor.detach().double().cpu().numpy()

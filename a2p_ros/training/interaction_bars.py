@@ -50,6 +50,8 @@ def bars(result: Mapping[str, Any]) -> list[Bar]:
     ]
     if "clean_change_mm" in result:
         found.append(Bar("change of clean pairs [mm]", result["clean_change_mm"], "at most", 1.0))
+    if "jitter_ratio" in result:
+        found.append(Bar("largest step under jitter, after over before", result["jitter_ratio"], "at most", 1.5))
     return found
 
 

@@ -22,12 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from a2p_ros.camera import CameraModel
 from a2p_ros.config import Checked, InteractionConfig, setting
 from a2p_ros.errors import A2PError, ConfigError, InputError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.hand.model import HandModel
-from a2p_ros.hand_frames import placed_hand
 from a2p_ros.interaction.collision import InsideVertices
 from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.guidance import GuidanceConfig
@@ -35,11 +33,18 @@ from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.repair import PairRepair
 from a2p_ros.interaction.stage import InteractionStage
 from a2p_ros.torch_threads import single_thread
-from a2p_ros.training.conditions import Conditions, as_pairs, clean_conditions, fit_conditions, noise_conditions
+from a2p_ros.training.conditions import (
+    Conditions,
+    as_pairs,
+    as_placed,
+    clean_conditions,
+    fit_conditions,
+    noise_conditions,
+)
 from a2p_ros.training.interaction_kinds import HELD_OUT, KINDS
 from a2p_ros.training.interaction_metrics import COUNTS, METRICS, PairMeasures
 from a2p_ros.training.interactions import InteractionGenerator
-from a2p_ros.types import HandPose, Pair, PlacedHand, Side
+from a2p_ros.types import Pair, PlacedHand, Side
 
 #: The error that the noisy half is scaled to, and the levels that are looked at beside it [m].
 MPJPE, LEVELS = 0.006, (0.004, 0.010)
@@ -300,7 +305,7 @@ class Evaluator:
         hands = []
         for i in range(len(made)):
             seen = (Pair(p.left[i], p.right[i]) for p in (made.observed_px, made.weights))
-            hands.append(_placed(self._models, made.condition[i : i + 1], made.camera, *seen))
+            hands.append(as_placed(self._models, made.condition[i : i + 1], made.camera, *seen))
         answers: dict[str, list[Pair[PlacedHand]]] = {"before": hands}
         outcome: dict[str, list[tuple[bool, bool]]] = {"before": [(False, False)] * len(made)}
         for name, stage in self.stages.items():
@@ -342,7 +347,7 @@ class Evaluator:
         for i in range(len(made)):
             stage.reset()
             observed = (Pair(p.left[i], p.right[i]) for p in (made.observed_px, made.weights))
-            pair = _placed(self._models, made.condition[i : i + 1], made.camera, *observed)
+            pair = as_placed(self._models, made.condition[i : i + 1], made.camera, *observed)
             hands = stage(Pair(pair.left, pair.right), made.camera, 0.0).hands
             assert hands.left is not None and hands.right is not None, "the stage drops no hand"
             taken.append(as_pairs(hands.left, hands.right))
@@ -387,31 +392,6 @@ class _Repair(PairRepair):
             use_model=use_model and self._method.use_model,
             use_guide=use_guide and self._method.use_guide,
         )
-
-
-def _placed(
-    models: Pair[HandModel], one: HandPairs, camera: CameraModel, observed: Pair[Tensor], weights: Pair[Tensor]
-) -> Pair[PlacedHand]:
-    """The one pair as the stage before the repair would hand it on."""
-    joints, placed = one.joints(models), []
-    for side in (Side.LEFT, Side.RIGHT):
-        points = _numpy(joints[side][0])
-        rotations = _numpy(one.rotations[side][0])
-        pose = HandPose(
-            side=side,
-            global_orient=rotations[0],
-            hand_pose=rotations[1:],
-            betas=_numpy(one.betas[side][0]),
-            joints=points - points[0],
-            keypoints_px=_numpy(observed[side]),
-            keypoint_confidence=_numpy(weights[side]),
-            confidence=1.0,
-        )
-        hand = placed_hand(pose, points[0], camera, models[side])
-        if hand is None:
-            raise InputError(f"a condition of kind {one.kinds[0]!r}: the {side.value} hand is not before the camera")
-        placed.append(hand)
-    return Pair(placed[0], placed[1])
 
 
 def _add(total: Found, found: Found, count: int) -> None:

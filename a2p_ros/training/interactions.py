@@ -108,7 +108,7 @@ class InteractionGenerator:
         still = torch.zeros(count, 3)
 
         def build(angles: Pair[Tensor], turn: Tensor, transl: Tensor) -> HandPairs:
-            return self._built(kind, betas, angles, root @ _exponential(turn), transl)
+            return self._built(kind, betas, angles, root @ exponential(turn), transl)
 
         # The hand that grips starts open, out of reach of the other, and closes.
         opened = left.clone()
@@ -181,9 +181,9 @@ class InteractionGenerator:
             normals.append(torch.nn.functional.normalize(normal, dim=-1))
         own, other = normals[0], -normals[1]
         axis = torch.nn.functional.normalize(torch.linalg.cross(own, other) + 1e-6, dim=-1)
-        swing = _exponential(axis * torch.arccos((own * other).sum(-1, keepdim=True).clamp(-1, 1)))
-        spin = _exponential(other * 2 * torch.pi * torch.rand(count, 1, generator=generator))
-        tilt = _exponential(torch.deg2rad(spec.tilt * torch.randn(count, 3, generator=generator)) / 3**0.5)
+        swing = exponential(axis * torch.arccos((own * other).sum(-1, keepdim=True).clamp(-1, 1)))
+        spin = exponential(other * 2 * torch.pi * torch.rand(count, 1, generator=generator))
+        tilt = exponential(torch.deg2rad(spec.tilt * torch.randn(count, 3, generator=generator)) / 3**0.5)
         return tilt @ spin @ swing
 
     def _free_gap(
@@ -261,7 +261,7 @@ def wrist_aligned_error(joints: Pair[Tensor], truth: Pair[Tensor]) -> Float[Tens
 
 def _disturbed(pairs: HandPairs, noise: list[Tensor], scale: Tensor, shift: float) -> HandPairs:
     """``scale`` [rad] is the standard deviation of a joint's turn; the left hand moves by ``shift`` [m] on average."""
-    turns = [_exponential((scale[:, None, None] * n).reshape(-1, 3)).reshape(-1, 16, 3, 3) for n in noise[:2]]
+    turns = [exponential((scale[:, None, None] * n).reshape(-1, 3)).reshape(-1, 16, 3, 3) for n in noise[:2]]
     # The mean length of a standard normal 3-vector is sqrt(8 / pi).
     move = noise[3] * shift / (8 / torch.pi) ** 0.5
     shape = 2 * scale[:, None] * noise[2]
@@ -284,13 +284,13 @@ def _turns(spec: Kind, count: int, generator: torch.Generator) -> Float[Tensor, 
         return torch.deg2rad(span[0] + (span[1] - span[0]) * torch.rand(count, 1, generator=generator))
 
     # Leaning turns the fingers towards the palm: about the hand's own thumb axis; spinning is about the palm's normal.
-    lean = _exponential(uniform(spec.lean) * -_REST_LEFT[:, 2])
-    spin = _exponential(uniform(spec.spin) * _REST_LEFT[:, 1])
-    tilt = _exponential(torch.deg2rad(spec.tilt * torch.randn(count, 3, generator=generator)) / 3**0.5)
+    lean = exponential(uniform(spec.lean) * -_REST_LEFT[:, 2])
+    spin = exponential(uniform(spec.spin) * _REST_LEFT[:, 1])
+    tilt = exponential(torch.deg2rad(spec.tilt * torch.randn(count, 3, generator=generator)) / 3**0.5)
     return (_REST_RIGHT @ own @ _REST_LEFT.T) @ spin @ lean @ tilt
 
 
-def _exponential(vector: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3 3"]:
+def exponential(vector: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3 3"]:
     """Rotation matrices of rotation vectors [rad]."""
     x, y, z = vector.unbind(-1)
     o = torch.zeros_like(x)
