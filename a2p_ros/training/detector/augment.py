@@ -26,8 +26,8 @@ Draw = Callable[[np.random.Generator], tuple[Image, Hands]]
 class AugmentConfig(Checked):
     """How much pictures are changed; chances are of each picture."""
 
-    scale_low: float = setting(0.45, "Smallest scale, 1 = the frame just fits.", low=0.05, high=10.0)
-    scale_high: float = setting(1.7, "Largest scale.", low=0.05, high=10.0)
+    scale_low: float = setting(0.5, "Smallest scale, 1 = the frame just fits.", low=0.05, high=10.0)
+    scale_high: float = setting(2.2, "Largest scale.", low=0.05, high=10.0)
     turn: float = setting(0.2, "Standard deviation of the turn [rad].", low=0.0, high=3.2)
     any_turn: float = setting(0.08, "Chance of any turn at all.", low=0.0, high=1.0)
     stretch: float = setting(0.08, "Standard deviation of the aspect's logarithm.", low=0.0, high=0.5)
