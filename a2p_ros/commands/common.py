@@ -105,7 +105,7 @@ def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
             raise ConfigError(f"--set {text}: expected NAME=VALUE, as detection.min_score=0.6")
         if name not in kinds:
             raise ConfigError(f"--set {text}: unknown setting {name}; known are {', '.join(sorted(kinds))}")
-        values[name] = _parse(name, value, kinds[name])
+        values[name] = parse(name, value, kinds[name])
     named = {
         "device.device": args.device,
         "placement.hand_length": args.hand_length,
@@ -115,7 +115,8 @@ def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
     return PipelineConfig.from_flat(values)
 
 
-def _parse(name: str, text: str, kind: Any) -> Any:
+def parse(name: str, text: str, kind: Any) -> Any:
+    """The value of ``--set name=text`` in the type of its setting; raises ConfigError."""
     if get_origin(kind) is not None:
         return text
     if kind is bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from a2p_ros.errors import HandModelError
 from a2p_ros.hand import HandModel
@@ -29,6 +29,8 @@ _HALF_WIDTH = np.array([0.0260, 0.0262, 0.0285, 0.0335, 0.0400, 0.0430, 0.0430, 
 _HALF_THICKNESS = np.array([0.0185, 0.0200, 0.0230, 0.0280, 0.0345, 0.0390, 0.0410, 0.0430, 0.0480])
 #: Over this distance the forearm takes up the bend of the wrist [m].
 _BEND = 0.055
+#: Part of the forearm, behind the model's 16 joints.
+FOREARM_PART = 16
 #: Half widths and half lengths of the nails, thumb to little finger [m].
 _NAIL_HALF_WIDTH = (0.0072, 0.0055, 0.0057, 0.0054, 0.0044)
 _NAIL_HALF_LENGTH = (0.0072, 0.0058, 0.0061, 0.0058, 0.0047)
@@ -44,8 +46,23 @@ class Sleeve:
     colour: tuple[float, float, float] = (0.06, 0.10, 0.20)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """A watch or band of ``width`` [m] whose middle is ``start`` [m] behind the wrist; linear RGB.
+
+    ``face`` is the colour of a disc on the back of the arm; None = a plain band.
+    """
+
+    start: float = 0.045
+    width: float = 0.016
+    colour: tuple[float, float, float] = (0.03, 0.03, 0.035)
+    face: tuple[float, float, float] | None = (0.10, 0.11, 0.12)
+
+
 class ArmMesh:
     """Hand and forearm of one side as surfaces that follow the hand model's output.
+
+    With ``parts`` the skin's number in the mask grows by the part: the model's joints, then ``FOREARM_PART``.
 
     Raises HandModelError when the model's mesh has no wrist that a forearm could be joined to.
     """
@@ -56,6 +73,9 @@ class ArmMesh:
         textures: SkinTextures,
         tone: tuple[float, float, float],
         sleeve: Sleeve | None = None,
+        watch: Watch | None = None,
+        *,
+        parts: bool = False,
     ) -> None:
         self.model, self.side = model, model.side
         flip = np.array([-1.0, 1.0, 1.0]) if model.side is Side.LEFT else np.ones(3)
@@ -72,7 +92,7 @@ class ArmMesh:
         if model.side is Side.LEFT:
             faces = faces[:, ::-1]
         offsets = template[ring] - self._ring_centre
-        self._sections = self._make_sections(offsets, _ALONG, 0.0)
+        self._sections = self._make_sections(offsets, _ALONG)
         count = len(template) + len(_ALONG) * len(ring)
         self._faces, self._subdivision = faces, Subdivision.of(faces, count)
 
@@ -93,16 +113,21 @@ class ArmMesh:
             uv=texture_coordinates(fine),
             nails=self._nail_coordinates(fine, normals),
             facing=-normals[:, 1],
+            parts=self._parts(len(rest)) if parts else None,
         )
-        self._sleeve = None if sleeve is None else _SleeveMesh(self, sleeve)
+        covers = [] if sleeve is None else [(True, _sleeve_cover(self, sleeve))]
+        self._covers = covers + ([] if watch is None else [(False, _watch_cover(self, watch))])
 
-    def _make_sections(self, offsets: np.ndarray, along: np.ndarray, thicker: float) -> np.ndarray:
+    def _parts(self, coarse: int) -> UInt8[np.ndarray, "v"]:
+        """Part of each vertex of the finer mesh: the MANO joint that moves it most, and ``FOREARM_PART``."""
+        parts = np.full(coarse, FOREARM_PART, np.uint8)
+        parts[: self.model.n_vertices] = self.model.weights.numpy().argmax(1)
+        # The old vertices come first; each new one is on an edge and takes the part of one end.
+        return np.concatenate([parts, parts[self._subdivision.edge_starts]])
+
+    def _make_sections(self, offsets: np.ndarray, along: np.ndarray) -> np.ndarray:
         """(rows, ring, 3): sections of the forearm at rest about its axis, from the ring's outline to an ellipse."""
-        angle = np.arctan2(offsets[:, 1], offsets[:, 2])
-        width, thick = np.interp(along, _SECTIONS_AT, _HALF_WIDTH), np.interp(along, _SECTIONS_AT, _HALF_THICKNESS)
-        ellipse = np.zeros((len(along), len(offsets), 3))
-        ellipse[..., 1] = np.outer(thick + thicker, np.sin(angle))
-        ellipse[..., 2] = np.outer(width + thicker, np.cos(angle))
+        ellipse = _ellipses(np.arctan2(offsets[:, 1], offsets[:, 2]), along, 0.0)
         outline = np.clip(1 - along / 0.05, 0, 1)[:, None, None] ** 1.5
         flat = offsets * [0.0, 1.0, 1.0]
         slanted = offsets * [1.0, 0.0, 0.0] * np.clip(1 - along / 0.06, 0, 1)[:, None, None]
@@ -167,12 +192,13 @@ class ArmMesh:
         id: int,
         spheres: Float[np.ndarray, "n 4"],
         key_direction: Float[np.ndarray, "3"],
+        numbers: tuple[int, int] | None = None,
     ) -> list[Surface]:
         """Skin, and sleeve where there is one, of a posed hand in the camera frame.
 
         ``vertices`` are the hand model's, ``rotation`` its global rotation, ``wrist`` its wrist joint [m] and
         ``axis`` the unit vector from wrist to elbow. ``spheres`` (centre, radius) [m] darken what is near them and
-        shade it from the key light. The sleeve has the number ``id`` + 1.
+        shade it from the key light. Skin has the number ``id``, sleeve and watch have ``numbers`` (``id`` + 1 and + 2).
         """
         tube = self._tube_vertices(self._sections, _ALONG, rotation, wrist, axis)
         out = [
@@ -180,12 +206,11 @@ class ArmMesh:
                 np.concatenate([vertices, tube]), self._faces, self._subdivision, self._skin, id, spheres, key_direction
             )
         ]
-        if self._sleeve is not None:
-            sleeve = self._sleeve
-            cloth = self._tube_vertices(sleeve.sections, sleeve.rows, rotation, wrist, axis)
-            out.append(
-                self._surface(cloth, sleeve.faces, sleeve.subdivision, sleeve.look, id + 1, spheres, key_direction)
-            )
+        sleeve_id, watch_id = (id + 1, id + 2) if numbers is None else numbers
+        for is_sleeve, cover in self._covers:
+            cloth = self._tube_vertices(cover.sections, cover.rows, rotation, wrist, axis)
+            number = sleeve_id if is_sleeve else watch_id
+            out.append(self._surface(cloth, cover.faces, cover.subdivision, cover.look, number, spheres, key_direction))
         return out
 
     @staticmethod
@@ -205,31 +230,72 @@ class ArmMesh:
         return Surface(fine[:, :3], look, id, fine[:, 3:6], fine[:, 6:8])
 
 
-class _SleeveMesh:
-    """A wider tube with a hem that turns inwards and a few folds."""
+@dataclass(frozen=True, eq=False)
+class _Cover:
+    """A closed strip of rings round the arm: ``rows`` are their distances from the wrist ring [m]."""
 
-    def __init__(self, arm: ArmMesh, sleeve: Sleeve) -> None:
-        start = sleeve.start
-        rows = start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33])
-        wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012])
-        angles = -np.linspace(0, 2 * np.pi, 22, endpoint=False)
-        offsets = np.stack([np.zeros(22), np.sin(angles), np.cos(angles)], axis=1)
-        sections = np.stack([arm._make_sections(offsets, rows[i : i + 1], wider[i])[0] for i in range(len(rows))])
-        # Folds run askew round the arm and grow towards the elbow.
-        fold = 0.0016 * np.sin(3 * angles[None] + 55 * rows[:, None]) + 0.0012 * np.sin(
-            5 * angles[None] - 90 * rows[:, None]
-        )
-        fade = np.clip((rows - start - 0.012) / 0.04, 0, 1)[:, None]
-        sections *= (1 + fold * fade / 0.03)[..., None]
-        faces = _tube(np.arange(22), 22, len(rows) - 1)
+    rows: Float[np.ndarray, "r"]
+    sections: Float[np.ndarray, "r n 3"]
+    faces: Int[np.ndarray, "f 3"]
+    subdivision: Subdivision
+    look: Look
+
+    @classmethod
+    def of(cls, arm: ArmMesh, rows: np.ndarray, sections: np.ndarray, colours: np.ndarray) -> _Cover:
+        """``sections`` are of a right arm; ``colours`` (rows * n, 3) are linear RGB."""
+        count = sections.shape[1]
+        faces = _tube(np.arange(count), count, len(rows) - 1)
         if arm.side is Side.LEFT:
-            faces = faces[:, ::-1]
-            sections = sections * [-1.0, 1.0, 1.0]
-        self.rows, self.sections, self.faces = rows, sections, faces
-        self.subdivision = Subdivision.of(faces, 22 * len(rows))
-        fine = self.subdivision.faces
-        shade = np.ones((int(fine.max()) + 1, 1))
-        self.look = Look(fine, (shade * np.asarray(sleeve.colour)).astype(np.float32), material=CLOTH)
+            faces, sections = faces[:, ::-1], sections * [-1.0, 1.0, 1.0]
+        subdivision = Subdivision.of(faces, count * len(rows))
+        fine = subdivision(colours.astype(np.float32))
+        return cls(rows, sections, faces, subdivision, Look(subdivision.faces, fine, material=CLOTH))
+
+
+def _ellipses(angles: np.ndarray, along: np.ndarray, thicker: np.ndarray | float) -> np.ndarray:
+    """(rows, ring, 3): the forearm's cross sections of a right hand at rest; ``thicker`` [m] than the arm."""
+    width, thick = np.interp(along, _SECTIONS_AT, _HALF_WIDTH), np.interp(along, _SECTIONS_AT, _HALF_THICKNESS)
+    ellipse = np.zeros((len(along), len(angles), 3))
+    ellipse[..., 1] = (thick + thicker)[:, None] * np.sin(angles)
+    ellipse[..., 2] = (width + thicker)[:, None] * np.cos(angles)
+    return ellipse
+
+
+def _ring(count: int) -> np.ndarray:
+    """Angles round the arm of a right hand at rest, in the order of the model's wrist ring."""
+    return -np.linspace(0, 2 * np.pi, count, endpoint=False)
+
+
+def _sleeve_cover(arm: ArmMesh, sleeve: Sleeve) -> _Cover:
+    """A wider tube with a hem that turns inwards and a few folds."""
+    rows = sleeve.start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33])
+    rows[-1] = max(rows[-1], _ALONG[-1] + 0.01)
+    wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012])
+    angles = _ring(22)
+    sections = _ellipses(angles, rows, wider)
+    # Folds run askew round the arm and grow towards the elbow.
+    fold = 0.0016 * np.sin(3 * angles[None] + 55 * rows[:, None]) + 0.0012 * np.sin(
+        5 * angles[None] - 90 * rows[:, None]
+    )
+    fade = np.clip((rows - sleeve.start - 0.012) / 0.04, 0, 1)[:, None]
+    sections *= (1 + fold * fade / 0.03)[..., None]
+    return _Cover.of(arm, rows, sections, np.tile(sleeve.colour, (len(rows) * len(angles), 1)))
+
+
+def _watch_cover(arm: ArmMesh, watch: Watch) -> _Cover:
+    """A band round the wrist, and a disc that stands out on the arm's back."""
+    half = watch.width / 2
+    rows = watch.start + half * np.array([-1.0, -1.0, -0.7, -0.35, 0.0, 0.35, 0.7, 1.0, 1.0])
+    wider = np.array([0.0, 0.0022, 0.0028, 0.0028, 0.0028, 0.0028, 0.0028, 0.0022, 0.0])
+    angles = _ring(32)
+    sections = _ellipses(angles, rows, wider)
+    colours = np.tile(np.asarray(watch.colour), (len(rows), len(angles), 1))
+    if watch.face is not None:
+        across = (np.mod(angles, 2 * np.pi) - np.pi / 2) / 0.62
+        disc = (((rows[:, None] - watch.start) / half * 0.8) ** 2 + across[None] ** 2) < 1.0
+        sections *= (1 + 0.20 * disc)[..., None]
+        colours[disc] = watch.face
+    return _Cover.of(arm, rows, sections, colours.reshape(-1, 3))
 
 
 def open_wrist(

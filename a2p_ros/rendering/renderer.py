@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.errors import InputError, MissingDependencyError
 from a2p_ros.rendering import shaders
-from a2p_ros.types import Image
+from a2p_ros.rendering.rectangles import Rect, covered
+from a2p_ros.types import Image, Pair
 
 NEAR, FAR = 0.02, 20.0
 NEEDS_EGL = (
@@ -31,7 +32,6 @@ NEEDS_EGL = (
 #: What ``Look.material`` may hold.
 PLAIN, SKIN, CLOTH = 0.0, 1.0, 2.0
 _TILE = 64
-_MARGIN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Look:
 
     ``colours`` are linear RGB in [0, 1]. ``textures`` are front and back (palm and back of the hand),
     RGBA with 128 neutral: RGB scales the colour, A is height over ``relief`` [m]. ``facing`` in [-1, 1] chooses
-    between them. ``nails`` are (across, along, out of reach), edges of the nail at +-1.
+    between them. ``nails`` are (across, along, out of reach), edges of the nail at +-1. ``parts`` are added to the
+    surface's id in the mask; a face has that of its last vertex.
     """
 
     faces: Int[np.ndarray, "f 3"]
@@ -51,6 +52,7 @@ class Look:
     uv: Float[np.ndarray, "v 2"] | None = None
     nails: Float[np.ndarray, "v 3"] | None = None
     facing: Float[np.ndarray, "v"] | None = None
+    parts: UInt8[np.ndarray, "v"] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.colours)
@@ -102,23 +104,6 @@ class Labels(NamedTuple):
     ids: UInt8[np.ndarray, "height width"]
 
 
-class Rect(NamedTuple):
-    """Pixels x0 <= x < x1, y0 <= y < y1."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-
-    def meets(self, other: Rect) -> bool:
-        """Whether the two share a pixel."""
-        return min(self.x1, other.x1) > max(self.x0, other.x0) and min(self.y1, other.y1) > max(self.y0, other.y0)
-
-    def around(self, other: Rect) -> Rect:
-        """The smallest rectangle that holds both."""
-        return Rect(min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1))
-
-
 def vertex_normals(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> Float32[np.ndarray, "v 3"]:
     """Unit normals, weighted by area."""
     corners = vertices[faces]
@@ -162,9 +147,10 @@ class Renderer:
     ) -> Image:
         """The RGB image of ``surfaces`` in front of ``background`` (black when None).
 
-        The same background array is sent to OpenGL only once: do not write into it.
+        The same background array is sent to OpenGL only once: do not write into it. A lens of the model plumb_bob
+        bends the vertices, so that faces should be small; the background is taken as it is.
 
-        Raises InputError or CameraError for a camera with distortion or of another size.
+        Raises InputError or CameraError for a camera with other distortion or of another size.
         """
         self._check(surfaces, camera)
         if background is None:
@@ -176,6 +162,27 @@ class Renderer:
             )
         return self._thread.submit(self._gl.draw, surfaces, camera, lights or Lights(), background).result()
 
+    def layer(
+        self, surfaces: Sequence[Surface], camera: CameraModel, lights: Lights | None = None
+    ) -> UInt8[np.ndarray, "height width 4"]:
+        """``surfaces`` alone: RGB times the share of the pixel that they cover, and that share.
+
+        Raises as ``render``.
+        """
+        self._check(surfaces, camera)
+        return self._thread.submit(self._gl.draw_layer, surfaces, camera, lights or Lights()).result()
+
+    def silhouettes(
+        self, surfaces: Pair[Sequence[Surface]], camera: CameraModel, parts: int
+    ) -> Pair[Bool[np.ndarray, "height width"]]:
+        """The pixels of two sets of surfaces, each as if nothing were in front of it; only ``Look.parts`` < ``parts``.
+
+        Raises as ``render``.
+        """
+        for _, several in surfaces.items():
+            self._check(several, camera)
+        return self._thread.submit(self._gl.draw_silhouettes, surfaces, camera, parts).result()
+
     def labels(self, surfaces: Sequence[Surface], camera: CameraModel) -> Labels:
         """Depth and ids at the pixel centres, without anti-aliasing."""
         self._check(surfaces, camera)
@@ -183,10 +190,10 @@ class Renderer:
 
     def _check(self, surfaces: Sequence[Surface], camera: CameraModel) -> None:
         camera.check_image(self.height, self.width)
-        if camera.distortion_model != "none":
+        if camera.distortion_model not in ("none", "plumb_bob") or any(camera.d[4:]):
             raise InputError(
-                f"the renderer draws cameras without distortion, got {camera.distortion_model}; "
-                "render with distortion_model 'none' and warp the image"
+                f"the renderer draws cameras without distortion or with k1 k2 p1 p2 of plumb_bob, got "
+                f"{camera.distortion_model} {camera.d}; render with distortion_model 'none' and warp the image"
             )
         for surface in surfaces:
             expected = (len(surface.look.colours), 3)
@@ -209,27 +216,6 @@ class Renderer:
         self.close()
 
 
-def covered(surfaces: Sequence[Surface], camera: CameraModel) -> list[tuple[Rect, list[int]]]:
-    """Disjoint rectangles of the image that hold all that can be seen, each with the indices of its surfaces."""
-    rects: list[tuple[Rect, list[int]]] = []
-    for index, surface in enumerate(surfaces):
-        depth = surface.vertices[:, 2]
-        if (depth <= NEAR).any():
-            return [(Rect(0, 0, camera.width, camera.height), list(range(len(surfaces))))]
-        x = camera.fx * surface.vertices[:, 0] / depth + camera.cx
-        y = camera.fy * surface.vertices[:, 1] / depth + camera.cy
-        x0, x1 = np.clip([x.min() - _MARGIN, x.max() + _MARGIN], 0, camera.width).astype(int)
-        y0, y1 = np.clip([y.min() - _MARGIN, y.max() + _MARGIN], 0, camera.height).astype(int)
-        if x1 <= x0 or y1 <= y0:
-            continue
-        new, inside = Rect(int(x0), int(y0), int(x1), int(y1)), [index]
-        while meeting := next((old for old in rects if old[0].meets(new)), None):
-            rects.remove(meeting)
-            new, inside = new.around(meeting[0]), sorted(inside + meeting[1])
-        rects.append((new, inside))
-    return rects
-
-
 @dataclass
 class _Uploaded:
     """A look's constant buffers and the arrays that draw it."""
@@ -238,6 +224,7 @@ class _Uploaded:
     moving: Any
     picture: Any
     label: Any
+    silhouette: Any
     textures: tuple[Any, Any] | None
     owned: list[Any] = field(default_factory=list)
 
@@ -261,6 +248,7 @@ class _Gl:
         self.device = str(context.info["GL_RENDERER"])
         self._surface = context.program(shaders.SURFACE_VERTEX, shaders.SURFACE_FRAGMENT)
         self._label = context.program(shaders.LABEL_VERTEX, shaders.LABEL_FRAGMENT)
+        self._silhouette = context.program(shaders.LABEL_VERTEX, shaders.SILHOUETTE_FRAGMENT)
         self._backdrop = context.program(shaders.BACKGROUND_VERTEX, shaders.BACKGROUND_FRAGMENT)
         self._surface["front_texture"], self._surface["back_texture"], self._backdrop["picture"] = 1, 2, 0
         corners = context.buffer(np.array([-1, -1, 3, -1, -1, 3], "f4"))
@@ -284,27 +272,43 @@ class _Gl:
         lights: Lights,
         background: Image,
     ) -> Image:
-        program, gl = self._surface, self._moderngl
-        rects = covered(surfaces, camera)
-        uploaded = [self._upload(surface, shaded=True) for surface in surfaces]
         self._bind_background(background)
+        out = background.copy()
+        for rect, rgba in self._draw(surfaces, camera, lights, backdrop=True):
+            out[rect.y0 : rect.y1, rect.x0 : rect.x1] = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
+        return out
+
+    def draw_layer(
+        self, surfaces: Sequence[Surface], camera: CameraModel, lights: Lights
+    ) -> UInt8[np.ndarray, "h w 4"]:
+        out = np.zeros((camera.height, camera.width, 4), np.uint8)
+        for rect, rgba in self._draw(surfaces, camera, lights, backdrop=False):
+            out[rect.y0 : rect.y1, rect.x0 : rect.x1] = rgba
+        return out
+
+    def _draw(
+        self, surfaces: Sequence[Surface], camera: CameraModel, lights: Lights, *, backdrop: bool
+    ) -> Iterator[tuple[Rect, UInt8[np.ndarray, "h w 4"]]]:
+        program, gl = self._surface, self._moderngl
+        rects = covered([surface.vertices for surface in surfaces], camera, NEAR)
+        uploaded = [self._upload(surface, shaded=True) for surface in surfaces]
         key = np.asarray(lights.key_direction, float)
         up = np.asarray(lights.up, float)
         program["key_direction"] = tuple(key / np.linalg.norm(key))
         program["up"] = tuple(up / np.linalg.norm(up))
         for name in ("key_colour", "sky_colour", "ground_colour"):
             program[name] = tuple(getattr(lights, name))
-        out = background.copy()
         for rect, seen in rects:
             width, height = rect.x1 - rect.x0, rect.y1 - rect.y0
             drawn, resolved = self._target(width, height, labels=False)
             drawn.use()
             drawn.viewport = (0, 0, width, height)
             drawn.clear(depth=1.0)
-            self._context.disable(gl.DEPTH_TEST | gl.CULL_FACE)
-            self._backdrop["origin"] = (rect.x0, rect.y0)
-            self._corners.render(gl.TRIANGLES)
-            self._context.enable(gl.DEPTH_TEST | gl.CULL_FACE)
+            if backdrop:
+                self._context.disable(gl.DEPTH_TEST | gl.CULL_FACE)
+                self._backdrop["origin"] = (rect.x0, rect.y0)
+                self._corners.render(gl.TRIANGLES)
+                self._context.enable(gl.DEPTH_TEST | gl.CULL_FACE)
             _set_projection(program, camera, rect)
             for i in seen:
                 surface, arrays = surfaces[i], uploaded[i]
@@ -317,14 +321,41 @@ class _Gl:
             if resolved is not drawn:
                 self._context.copy_framebuffer(resolved, drawn)
             raw = resolved.read((0, 0, width, height), components=4, alignment=1)
-            rgba = np.frombuffer(raw, np.uint8).reshape(height, width, 4)
-            out[rect.y0 : rect.y1, rect.x0 : rect.x1] = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
-        return out
+            yield rect, np.frombuffer(raw, np.uint8).reshape(height, width, 4)
+
+    def draw_silhouettes(
+        self, surfaces: Pair[Sequence[Surface]], camera: CameraModel, parts: int
+    ) -> Pair[Bool[np.ndarray, "h w"]]:
+        gl, context = self._moderngl, self._context
+        both = [*surfaces.left, *surfaces.right]
+        out = np.zeros((2, camera.height, camera.width), bool)
+        rects = covered([surface.vertices for surface in both], camera, NEAR)
+        uploaded = [self._upload(surface, shaded=False) for surface in both]
+        context.disable(gl.DEPTH_TEST)
+        context.enable(gl.BLEND)
+        context.blend_equation, context.blend_func = gl.MAX, (gl.ONE, gl.ONE)
+        self._silhouette["parts"] = float(parts)
+        for rect, seen in rects:
+            width, height = rect.x1 - rect.x0, rect.y1 - rect.y0
+            target, _ = self._target(width, height, labels=True)
+            target.use()
+            target.viewport = (0, 0, width, height)
+            target.clear(0.0, 0.0, depth=1.0)
+            _set_projection(self._silhouette, camera, rect)
+            for i in seen:
+                self._silhouette["mark"] = (1.0, 0.0) if i < len(surfaces.left) else (0.0, 1.0)
+                uploaded[i].silhouette.render(gl.TRIANGLES)
+            raw = target.read((0, 0, width, height), components=2, alignment=1, dtype="f4")
+            drawn = np.frombuffer(raw, np.float32).reshape(height, width, 2) > 0.5
+            out[:, rect.y0 : rect.y1, rect.x0 : rect.x1] = np.moveaxis(drawn, -1, 0)
+        context.disable(gl.BLEND)
+        context.enable(gl.DEPTH_TEST)
+        return Pair(out[0], out[1])
 
     def draw_labels(self, surfaces: Sequence[Surface], camera: CameraModel) -> Labels:
         depth = np.full((camera.height, camera.width), np.inf, np.float32)
         ids = np.zeros((camera.height, camera.width), np.uint8)
-        rects = covered(surfaces, camera)
+        rects = covered([surface.vertices for surface in surfaces], camera, NEAR)
         uploaded = [self._upload(surface, shaded=False) for surface in surfaces]
         for rect, seen in rects:
             width, height = rect.x1 - rect.x0, rect.y1 - rect.y0
@@ -391,7 +422,7 @@ class _Gl:
 
     def _create(self, look: Look) -> _Uploaded:
         context, count = self._context, len(look.colours)
-        constant = np.zeros((count, 10), np.float32)
+        constant = np.zeros((count, 11), np.float32)
         constant[:, :3] = look.colours
         if look.uv is not None:
             constant[:, 3:5] = look.uv
@@ -399,6 +430,8 @@ class _Gl:
         if look.facing is not None:
             constant[:, 8] = look.facing
         constant[:, 9] = look.material
+        if look.parts is not None:
+            constant[:, 10] = look.parts
         moving = context.buffer(reserve=count * 32, dynamic=True)
         fixed = context.buffer(constant)
         index = context.buffer(np.ascontiguousarray(look.faces, np.uint32))
@@ -406,13 +439,16 @@ class _Gl:
             self._surface,
             [
                 (moving, "3f 3f 2f", "in_position", "in_normal", "in_light"),
-                (fixed, "3f 2f 3f 2f", "in_colour", "in_uv", "in_nail", "in_kind"),
+                (fixed, "3f 2f 3f 2f 4x", "in_colour", "in_uv", "in_nail", "in_kind"),
             ],
             index,
         )
-        label = context.vertex_array(self._label, [(moving, "3f 20x", "in_position")], index)
+        marked = [(moving, "3f 20x", "in_position"), (fixed, "40x 1f", "in_part")]
+        label = context.vertex_array(self._label, marked, index)
+        silhouette = context.vertex_array(self._silhouette, marked, index)
         textures = None if look.textures is None else (self._texture(look.textures[0]), self._texture(look.textures[1]))
-        return _Uploaded(count, moving, picture, label, textures, [picture, label, moving, fixed, index])
+        owned = [picture, label, silhouette, moving, fixed, index]
+        return _Uploaded(count, moving, picture, label, silhouette, textures, owned)
 
     def _texture(self, pixels: UInt8[np.ndarray, "h w 4"]) -> Any:
         """One OpenGL texture per array, shared by the looks that name it."""
@@ -445,6 +481,10 @@ def _set_projection(program: Any, camera: CameraModel, rect: Rect) -> None:
     program["pinhole"] = (camera.fx, camera.fy, camera.cx + 0.5 - rect.x0, camera.cy + 0.5 - rect.y0)
     program["size"] = (float(rect.x1 - rect.x0), float(rect.y1 - rect.y0))
     program["range"] = (NEAR, FAR)
+    program["lens"] = camera.d[:4] if camera.distortion_model == "plumb_bob" else (0.0, 0.0, 0.0, 0.0)
+    if camera.distortion_model == "plumb_bob":
+        corners = np.array([(x, y) for x in (-0.5, camera.width - 0.5) for y in (-0.5, camera.height - 0.5)])
+        program["reach"] = 1.2 * float(np.square(camera.rays(corners)).sum(1).max())
 
 
 def _release_framebuffer(framebuffer: Any) -> None:

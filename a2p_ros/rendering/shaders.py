@@ -6,10 +6,19 @@ _PROJECT = """
 uniform vec4 pinhole;   // fx, fy, cx + 0.5, cy + 0.5 of the part of the image that is drawn [px]
 uniform vec2 size;      // of that part [px]
 uniform vec2 range;     // near, far [m]
+uniform vec4 lens;      // k1 k2 p1 p2 of plumb_bob
+uniform float reach;    // squared radius of the rays up to which the lens follows them; constant beyond
 
 // The one place where OpenCV's axes meet OpenGL's: image row 0 goes to the bottom of OpenGL's
 // window, which is the first row that is read back, so nothing is flipped afterwards.
 vec4 project(vec3 p) {
+    if (lens != vec4(0.0) && p.z > 0.0) {
+        vec2 q = p.xy / p.z;
+        float r2 = dot(q, q), s = min(r2, reach);
+        vec2 inside = q * sqrt(s / max(r2, 1e-12));
+        vec2 aside = 2.0 * lens.zw * inside.x * inside.y + lens.wz * (s + 2.0 * inside * inside);
+        p.xy = p.z * (q * (1.0 + s * (lens.x + s * lens.y)) + aside);
+    }
     vec2 ndc = 2.0 * (pinhole.xy * p.xy + pinhole.zw * p.z) / size - p.z;
     float a = (range.y + range.x) / (range.y - range.x);
     return vec4(ndc, a * p.z - 2.0 * range.x * range.y / (range.y - range.x), p.z);
@@ -131,10 +140,13 @@ LABEL_VERTEX = (
     + _PROJECT
     + """
 in vec3 in_position;
+in float in_part;
 out float depth;
+flat out float part;
 
 void main() {
     depth = in_position.z;
+    part = in_part;
     gl_Position = project(in_position);
 }
 """
@@ -143,10 +155,24 @@ void main() {
 LABEL_FRAGMENT = """#version 330
 uniform float id;
 in float depth;
+flat in float part;
 out vec2 result;
 
 void main() {
-    result = vec2(depth, id);
+    result = vec2(depth, id + part);
+}
+"""
+
+SILHOUETTE_FRAGMENT = """#version 330
+uniform vec2 mark;
+uniform float parts;
+in float depth;
+flat in float part;
+out vec2 result;
+
+void main() {
+    // Depth is read, though nothing needs it, because drivers drop what a program does not use.
+    result = part < parts && depth > 0.0 ? mark : vec2(0.0);
 }
 """
 

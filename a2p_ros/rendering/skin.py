@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-#: Corners of the picture in the right hand's rest frame (x, z) [m] and its resolution [m per texel].
-_LOW, _HIGH, _TEXEL = np.array([-0.115, -0.08]), np.array([0.605, 0.10]), 0.00045
-_SIZE = tuple(int(v) for v in np.round((_HIGH - _LOW) / _TEXEL))  # width, height
+#: Corners of the picture in the right hand's rest frame (x, z) [m].
+_LOW, _HIGH = np.array([-0.115, -0.08]), np.array([0.605, 0.10])
 
 #: Skin tones, linear RGB, light to dark.
 TONES: tuple[tuple[float, float, float], ...] = (
@@ -42,49 +41,58 @@ def texture_coordinates(rest: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 
 
 
 def paint_skin(
-    joints: Float[np.ndarray, "21 3"], generator: np.random.Generator, darkness: float = 0.0
+    joints: Float[np.ndarray, "21 3"], generator: np.random.Generator, darkness: float = 0.0, texel: float = 0.00045
 ) -> SkinTextures:
     """Skin for a hand whose rest joints (right hand, OpenPose order [m]) are ``joints``.
 
-    ``darkness`` in [0, 1] (dark tones) makes the palm lighter than the back, as it is on dark skin.
+    ``darkness`` in [0, 1] (dark tones) makes the palm lighter than the back, as it is on dark skin. ``texel`` is the
+    pictures' resolution [m]; the time grows with their area (0.4 s at the default).
     """
-    return SkinTextures(_palm(joints, generator, darkness), _back(joints, generator))
+    palm, back = (_Canvas(joints, generator, texel) for _ in range(2))
+    return SkinTextures(_palm(palm, darkness), _back(back))
 
 
 class _Canvas:
     """Float layers over the picture: ``tint`` (h, w, 3) about 1 and ``height`` (h, w) [m]."""
 
-    def __init__(self, joints: np.ndarray, generator: np.random.Generator) -> None:
-        self.tint = np.ones((_SIZE[1], _SIZE[0], 3), np.float32)
-        self.height = np.zeros((_SIZE[1], _SIZE[0]), np.float32)
+    def __init__(self, joints: np.ndarray, generator: np.random.Generator, texel: float) -> None:
+        self.texel = texel
+        width, height = (int(v) for v in np.round((_HIGH - _LOW) / texel))
+        self.size = (width, height)
+        self.tint = np.ones((height, width, 3), np.float32)
+        self.height = np.zeros((height, width), np.float32)
         self.joints, self.generator = joints[:, [0, 2]], generator
 
     def lines(self, paths: Sequence[np.ndarray], width: float, blur: float) -> np.ndarray:
         """Mask in [0, 1] of smooth curves through points (n, 2) [m]; ``width`` and ``blur`` [m]."""
         mask = np.zeros(self.height.shape, np.uint8)
         for path in paths:
-            px = (smooth_path(path) - _LOW) / _TEXEL
-            thickness = max(1, round(width / _TEXEL))
+            px = (smooth_path(path) - _LOW) / self.texel
+            thickness = max(1, round(width / self.texel))
             cv2.polylines(mask, [np.round(px * 16).astype(np.int32)], False, (255,), thickness, cv2.LINE_AA, 4)
         out = mask.astype(np.float32) / 255
-        return cv2.GaussianBlur(out, (0, 0), max(blur / _TEXEL, 0.5)) if blur > 0 else out
+        return cv2.GaussianBlur(out, (0, 0), max(blur / self.texel, 0.5)) if blur > 0 else out
 
     def blob(self, centre: np.ndarray, radius: float | tuple[float, float]) -> np.ndarray:
         """Gaussian mask, 1 at ``centre`` [m], of standard deviation ``radius`` (x, z) [m]."""
         rx, rz = (radius, radius) if isinstance(radius, float) else radius
-        x = (np.arange(_SIZE[0]) + 0.5) * _TEXEL + _LOW[0] - centre[0]
-        z = (np.arange(_SIZE[1]) + 0.5) * _TEXEL + _LOW[1] - centre[1]
+        x = (np.arange(self.size[0]) + 0.5) * self.texel + _LOW[0] - centre[0]
+        z = (np.arange(self.size[1]) + 0.5) * self.texel + _LOW[1] - centre[1]
         return np.exp(-0.5 * (z / rz) ** 2)[:, None].astype(np.float32) * np.exp(-0.5 * (x / rx) ** 2)[None].astype(
             np.float32
         )
 
     def noise(self, size: float) -> np.ndarray:
         """Smooth noise of zero mean and unit deviation, with features of ``size`` [m]."""
-        sigma = size / _TEXEL / 2
+        sigma = size / self.texel / 2
         step = max(1, int(sigma / 2))
-        shape = (_SIZE[1] // step + 2, _SIZE[0] // step + 2)
+        shape = (self.size[1] // step + 2, self.size[0] // step + 2)
         small = cv2.GaussianBlur(self.generator.standard_normal(shape).astype(np.float32), (0, 0), sigma / step)
-        out = cv2.resize(small, _SIZE, interpolation=cv2.INTER_CUBIC) if step > 1 else small[: _SIZE[1], : _SIZE[0]]
+        out = (
+            cv2.resize(small, self.size, interpolation=cv2.INTER_CUBIC)
+            if step > 1
+            else small[: self.size[1], : self.size[0]]
+        )
         return (out - out.mean()) / out.std()
 
     def colour(self, mask: np.ndarray, rgb: tuple[float, float, float]) -> None:
@@ -124,13 +132,12 @@ def _speckle(canvas: _Canvas, strength: float) -> None:
     canvas.height += 0.00003 * canvas.noise(0.0011) + 0.00006 * canvas.noise(0.0028)
 
 
-def _palm(joints: np.ndarray, generator: np.random.Generator, darkness: float) -> UInt8[np.ndarray, "h w 4"]:
-    canvas = _Canvas(joints, generator)
-    j = canvas.joints
+def _palm(canvas: _Canvas, darkness: float) -> UInt8[np.ndarray, "h w 4"]:
+    j, generator = canvas.joints, canvas.generator
     _speckle(canvas, 1.2)
-    hand = np.clip(1.2 - (np.arange(_SIZE[0]) * _TEXEL + _LOW[0] - j[0][0] + 0.015) / 0.03, 0, 1).astype(np.float32)[
-        None
-    ]
+    hand = np.clip(1.2 - (np.arange(canvas.size[0]) * canvas.texel + _LOW[0] - j[0][0] + 0.015) / 0.03, 0, 1).astype(
+        np.float32
+    )[None]
     lighter = 1 + 0.04 * hand[..., None] + darkness * hand[..., None] * np.array([0.9, 1.0, 0.95], np.float32)
     canvas.tint *= lighter
     red = (1.03, 0.86, 0.84)
@@ -208,9 +215,8 @@ def _palm(joints: np.ndarray, generator: np.random.Generator, darkness: float) -
     return canvas.finish(SkinTextures.relief)
 
 
-def _back(joints: np.ndarray, generator: np.random.Generator) -> UInt8[np.ndarray, "h w 4"]:
-    canvas = _Canvas(joints, generator)
-    j = canvas.joints
+def _back(canvas: _Canvas) -> UInt8[np.ndarray, "h w 4"]:
+    j, generator = canvas.joints, canvas.generator
     _speckle(canvas, 1.0)
     red = (1.0, 0.86, 0.84)
     wrinkles = []

@@ -1,0 +1,142 @@
+"""Things in the scene that are not hands: what hands hold, and what stands before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from a2p_ros.rendering.occlusion import received_light
+from a2p_ros.rendering.renderer import CLOTH, PLAIN, SKIN, Look, Surface, vertex_normals
+from a2p_ros.training.synthetic.poser import PosedArm
+from a2p_ros.training.synthetic.samples import THING_PART
+from a2p_ros.training.synthetic.shapes import HOLDING
+
+#: Radius and half length [m] that a thing has at scale 1.
+_ROUND, _AROUND, _ALONG = 1.0, 20, 9
+#: A thing ends this far inside the skin of the fingers that hold it [m].
+_PRESSED = 0.0015
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """A solid about the z axis, |z| <= 1 and radius <= 1, to be stretched; ``look`` is sent to OpenGL once."""
+
+    points: Float[np.ndarray, "v 3"]
+    look: Look
+
+    def surface(
+        self,
+        centre: Float[np.ndarray, "3"],
+        axes: Float[np.ndarray, "3 3"],
+        half: Float[np.ndarray, "3"],
+        spheres: Float[np.ndarray, "n 4"],
+        key: Float[np.ndarray, "3"],
+    ) -> Surface:
+        """Placed in the camera frame [m]: ``axes`` are columns, ``half`` the half sizes along them."""
+        vertices = (self.points * half) @ axes.T + centre
+        normals = vertex_normals(vertices, self.look.faces)
+        light = received_light(vertices, normals, spheres, key)
+        return Surface(vertices, self.look, THING_PART, normals, light)
+
+
+def make_thing(rng: np.random.Generator) -> Thing:
+    """A cylinder, a box with rounded corners, a ball or a bottle, in one or two colours; one in six is like skin."""
+    angle = np.linspace(0, 2 * np.pi, _AROUND, endpoint=False)
+    z = np.array([-1.0, -1.0, -0.97, -0.6, -0.2, 0.2, 0.6, 0.97, 1.0, 1.0])
+    profile = np.array([0.0, 0.93, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.93, 0.0])
+    kind = rng.choice(["cylinder", "box", "ball", "bottle"])
+    if kind == "ball":
+        z = np.sin(np.linspace(-np.pi / 2, np.pi / 2, len(z)))
+        profile = np.sqrt(np.maximum(1 - z**2, 0))
+    elif kind == "bottle":
+        profile = profile * np.array([1, 1, 1, 1, 1, 1, 0.55, 0.35, 0.35, 1])
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    if kind == "box":
+        circle = np.sign(circle) * np.abs(circle) ** 0.25
+    points = np.concatenate(
+        [np.column_stack([circle * r, np.full(_AROUND, h)]) for r, h in zip(profile, z, strict=True)]
+    )
+    rings = np.arange(len(points)).reshape(len(z), _AROUND)
+    a, b = rings[:-1], np.roll(rings[:-1], -1, axis=1)
+    c, d = rings[1:], np.roll(rings[1:], -1, axis=1)
+    faces = np.concatenate([np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)])
+    return Thing(points, _thing_look(faces, points, rng))
+
+
+def _thing_look(faces: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Look:
+    if rng.random() < 1 / 6:
+        colour = np.array([0.5, 0.28, 0.19]) * rng.uniform(0.35, 1.2)
+        return Look(faces, np.tile(colour, (len(points), 1)).astype(np.float32), material=SKIN)
+    first, second = rng.uniform(0.01, 0.75, (2, 3)) ** 1.3
+    grey = rng.random() < 0.4
+    if grey:
+        first, second = np.full(3, first.mean()), np.full(3, second.mean())
+    stripe = np.sin(points @ rng.normal(0, 4, 3) + rng.uniform(0, 6)) > rng.uniform(-0.5, 1.2)
+    colours = np.where(stripe[:, None], second, first).astype(np.float32)
+    return Look(faces, colours, material=float(rng.choice([PLAIN, CLOTH])))
+
+
+@dataclass(frozen=True)
+class PlacedThing:
+    """Which of the things, and where: the arguments of ``Thing.surface``."""
+
+    number: int
+    centre: Float[np.ndarray, "3"]
+    axes: Float[np.ndarray, "3 3"]
+    half: Float[np.ndarray, "3"]
+
+    def spheres(self) -> Float[np.ndarray, "n 4"]:
+        """Spheres (centre, radius) [m] along the longest axis, which shade what is near."""
+        radius = float(np.sort(self.half)[1]) * 0.9
+        longest = int(np.argmax(self.half))
+        reach = max(float(self.half[longest]) - radius, 0.0)
+        steps = np.linspace(-reach, reach, 5)[:, None] * self.axes[:, longest]
+        return np.column_stack([self.centre + steps, np.full(5, radius)])
+
+
+def held_by(arm: PosedArm, things: int, rng: np.random.Generator) -> PlacedThing | None:
+    """Something that fits the room between the fingers of a hand; None where its shape holds nothing."""
+    across = HOLDING.get(arm.shape)
+    if across is None:
+        return None
+    j = arm.joints
+    if across:
+        axis = j[5] - j[17]
+        centre = (j[[6, 10, 14, 18]].mean(0) + j[[8, 12, 16, 20]].mean(0) + j[9] + j[13] + j[4]) / 5
+    else:
+        axis = np.cross(j[8] - j[4], j[5] - j[17]) + rng.normal(0, 0.02, 3)
+        centre = (j[4] + j[8]) / 2
+    axis = axis / np.linalg.norm(axis)
+    spheres = arm.spheres()
+    offsets = spheres[:, :3] - centre
+    distance = np.linalg.norm(offsets - np.outer(offsets @ axis, axis), axis=1) - spheres[:, 3]
+    room = float(distance.min()) + _PRESSED if across else float(np.linalg.norm(j[8] - j[4])) / 2 - 0.006
+    if room < 0.003:
+        return None
+    radius = min(room, 0.045)
+    length = rng.uniform(0.05, 0.13) if across else max(radius * rng.uniform(0.8, 12.0), 0.006)
+    shift = rng.uniform(-0.5, 0.5) * length * axis
+    return PlacedThing(int(rng.integers(things)), centre + shift, _axes(axis, rng), np.array([radius, radius, length]))
+
+
+def before(arms: list[PosedArm], things: int, rng: np.random.Generator) -> PlacedThing:
+    """Something between the camera and hands, over a part of one of them."""
+    arm = arms[int(rng.integers(len(arms)))]
+    target = arm.joints[int(rng.integers(21))]
+    nearest = min(float(a.vertices[:, 2].min()) for a in arms)
+    share = rng.uniform(0.5, 0.9) * nearest / target[2]
+    radius = rng.uniform(0.010, 0.045) * share
+    length = rng.uniform(0.03, 0.16) * share
+    centre = target * share + np.append(rng.normal(0, 0.02, 2), 0.0)
+    axis = rng.normal(size=3) * [1.0, 1.0, 0.25]
+    half = np.array([radius, radius * rng.uniform(0.3, 1.0), length])
+    return PlacedThing(int(rng.integers(things)), centre, _axes(axis / np.linalg.norm(axis), rng), half)
+
+
+def _axes(z: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """Right-handed axes (columns) with a given third one."""
+    x = np.cross(z, rng.normal(size=3))
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(z, x), z], 1)
