@@ -80,9 +80,7 @@ class DetectionConfig(Checked):
         "Hand detector: MediaPipe's palm model, this package's own, which tells the sides and sees hands that overlap, "
         "both together, or RTMDet from an ONNX file.",
     )
-    weights: str = setting(
-        "", "Folder with the weights of backends a2p and combined; empty = those that ship."
-    )
+    weights: str = setting("", "Folder with the weights of backends a2p and combined; empty = those that ship.")
     rtmdet_path: str = setting(
         "", "ONNX file of an RTMDet hand detector with its post-processing; needed by backend rtmdet."
     )

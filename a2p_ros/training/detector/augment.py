@@ -158,7 +158,7 @@ def _draw_shapes(image: Image, hands: Hands, colours: list[np.ndarray], rng: np.
     lit = image * cv2.resize(shade, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     image[drawn] = np.clip(lit, 0, 255).astype(np.uint8)[drawn]
     for box in hands.boxes(height, width):
-        x0, y0, x1, y1 = (int(round(v)) for v in box)
+        x0, y0, x1, y1 = (round(v) for v in box)
         image[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = before[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1]
 
 
@@ -253,8 +253,8 @@ def _blurred(image: Image, rng: np.random.Generator) -> Image:
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1 / length
     turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), float(rng.uniform(0, 180)), 1.0)
-    kernel = cv2.warpAffine(kernel, turn, (length, length))
-    return cv2.filter2D(image, -1, kernel / max(float(kernel.sum()), 1e-6))
+    turned = cv2.warpAffine(kernel, turn, (length, length))
+    return cv2.filter2D(image, -1, turned / max(float(turned.sum()), 1e-6))
 
 
 def _grain(height: int, width: int, rng: np.random.Generator) -> Float[np.ndarray, "height width"]:

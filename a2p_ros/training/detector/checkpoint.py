@@ -64,3 +64,12 @@ class Checkpoint:
                 k: v.cpu() if k == "step" else torch.empty_like(parameter).copy_(v) for k, v in mine.items()
             }
         return note
+
+
+def averaged_weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint; raises WeightsError where it cannot be read."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}; give a checkpoint.safetensors of a training") from error
+    return {k.removeprefix("mean."): v for k, v in state.items() if k.startswith("mean.")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,13 +30,13 @@ def to_onnx(net: HandNet) -> bytes:
         raise MissingDependencyError("export needs onnxruntime: pip install onnxruntime") from error
     whole = ExportedHandNet(net).eval().cpu()
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), np.uint8))
-    out = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
         warnings.simplefilter("ignore")  # the exporter's own deprecation: its successor needs onnxscript
         torch.onnx.export(
             whole,
             (pictures[:, :64, :96],),
-            out,
+            path,
             dynamo=False,
             opset_version=_OPSET,
             input_names=["pictures"],
@@ -47,7 +48,7 @@ def to_onnx(net: HandNet) -> bytes:
             },
         )
         wanted = [x.numpy() for x in whole(pictures)]
-    content = out.getvalue()
+        content = path.read_bytes()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = session.run(None, {"pictures": pictures.numpy()})
     for name, a, b, tolerance in zip(

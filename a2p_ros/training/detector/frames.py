@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, UInt8
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import InputError
 from a2p_ros.hand.model import HandModel
-from a2p_ros.training.detector.labels import DIRECTIONS, Hands, outline_of
 from a2p_ros.torch_threads import single_thread
+from a2p_ros.training.detector.labels import DIRECTIONS, Hands, outline_of
 from a2p_ros.training.synthetic.samples import Frame, HandLabel, count_frames, read_frames, shard_paths
 from a2p_ros.types import Image, Pair, Side
 
@@ -75,6 +75,13 @@ class PackedFrames:
     def __getitem__(self, index: int) -> tuple[Image, Hands]:
         shard, row = self.rows[index]
         return self.shards[shard][row]
+
+    @classmethod
+    def joined(cls, parts: Sequence[PackedFrames]) -> PackedFrames:
+        """The frames of several folders."""
+        starts = np.cumsum([0, *(len(part.shards) for part in parts[:-1])])
+        rows = [part.rows + (start, 0) for part, start in zip(parts, starts, strict=True)]
+        return cls(tuple(shard for part in parts for shard in part.shards), np.concatenate(rows))
 
     def split(self) -> tuple[PackedFrames, PackedFrames]:
         """Frames for training and for validation."""
@@ -158,7 +165,7 @@ def _pack_shard(path: Path, folder: Path, models: Pair[HandModel], config: PackC
     outline = np.zeros((count, 2, DIRECTIONS, 2), np.float32)
     keypoints = np.zeros((count, 2, 21, 2), np.float32)
     for i, frame in enumerate(read_frames(path)):
-        height, width = sizes[i] = fitted(*frame.image.shape[:2], config)
+        height, width = sizes[i] = fitted(frame.image.shape[0], frame.image.shape[1], config)
         pixels[i, :height, :width] = cv2.resize(frame.image, (int(width), int(height)), interpolation=cv2.INTER_AREA)
         hands = scaled(hands_of(frame, models), width / frame.image.shape[1], height / frame.image.shape[0])
         side = hands.right.astype(int)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from a2p_ros.config import Checked, setting
-from a2p_ros.detection.hand_maps import BOX, CHANNELS, DIRECTION, SQUARE, STRIDE
+from a2p_ros.detection.hand_maps import BOX, CHANNELS, DIRECTION
 from a2p_ros.errors import ConfigError
 
 #: Deepest stride: edges of the input are multiples of it.

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from a2p_ros.config import Checked, setting
-from a2p_ros.errors import ConfigError, MissingDependencyError
+from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
-from a2p_ros.training.detector.checkpoint import Checkpoint
+from a2p_ros.training.detector.checkpoint import Checkpoint, averaged_weights
 from a2p_ros.training.detector.frames import PackedFrames
 from a2p_ros.training.detector.labels import Hands, targets
 from a2p_ros.training.detector.loss import losses
@@ -40,8 +40,8 @@ class TrainConfig(Checked):
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31)
     steps: int = setting(8000, "Steps of the optimiser.", low=1)
     batch: int = setting(48, "Pictures a step, over all processes.", low=1)
-    height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32)
-    width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32)
+    height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
+    width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     rate: float = setting(
         2e-3, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
     )
@@ -91,7 +91,8 @@ class DetectorTrainer:
         device = self.accelerator.device
         torch.manual_seed(config.seed)
         # Channels last is three times faster on processors.
-        self.net = HandNet(sizes).to(device, memory_format=torch.channels_last)
+        self.net = HandNet(sizes).to(device)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = HandNet(sizes).to(device).requires_grad_(False).eval()
         self.averaged.load_state_dict(self.net.state_dict())
         optimiser = torch.optim.AdamW(self.net.parameters(), config.rate, weight_decay=config.decay)
@@ -100,6 +101,15 @@ class DetectorTrainer:
         self.history: list[dict[str, Any]] = []
         identity = f"{sizes} {config} {augment} {len(training)} frames"
         self._checkpoint = Checkpoint(folder / "checkpoint.safetensors", identity)
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the averaged weights of another training's checkpoint; raises WeightsError where it has none."""
+        weights = averaged_weights(path)
+        for net in (self.net, self.averaged):
+            try:
+                net.load_state_dict(weights)
+            except RuntimeError as error:
+                raise WeightsError(f"{path}: not a network of {self.net.config}: {error}") from error
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Train to the end from wherever the folder's checkpoint stands; yields a record at each validation."""
