@@ -69,8 +69,8 @@ def decode(
         if unclear:
             first, _ = kept[unclear[0]]
             kept[unclear[0]] = first, peak.score
-            continue
-        kept.append((peak, 0.0))
+        elif peak.score >= min_score:
+            kept.append((peak, 0.0))
     return [_detection(peak, against) for peak, against in kept]
 
 

@@ -26,8 +26,9 @@ Draw = Callable[[np.random.Generator], tuple[Image, Hands]]
 class AugmentConfig(Checked):
     """How much pictures are changed; chances are of each picture."""
 
-    scale_low: float = setting(0.5, "Smallest scale, 1 = the frame just fits.", low=0.05, high=10.0)
-    scale_high: float = setting(2.2, "Largest scale.", low=0.05, high=10.0)
+    hand_low: float = setting(16.0, "Longer edge of the smallest hands [px].", low=4.0, high=1000.0)
+    hand_high: float = setting(150.0, "Longer edge of the largest hands [px].", low=4.0, high=1000.0)
+    enlarge: float = setting(2.5, "Frames are not enlarged more than this.", low=0.1, high=10.0)
     turn: float = setting(0.2, "Standard deviation of the turn [rad].", low=0.0, high=3.2)
     any_turn: float = setting(0.08, "Chance of any turn at all.", low=0.0, high=1.0)
     stretch: float = setting(0.08, "Standard deviation of the aspect's logarithm.", low=0.0, high=0.5)
@@ -35,14 +36,14 @@ class AugmentConfig(Checked):
     colour: float = setting(0.85, "Chance of other colours.", low=0.0, high=1.0)
     grey: float = setting(0.06, "Chance of no colours.", low=0.0, high=1.0)
     light: float = setting(0.35, "Chance of uneven light.", low=0.0, high=1.0)
-    texture: float = setting(0.3, "Chance of a texture over all of it.", low=0.0, high=1.0)
+    texture: float = setting(0.25, "Chance of a texture over all of it.", low=0.0, high=1.0)
     blur: float = setting(0.35, "Chance of blur, even or along a line.", low=0.0, high=1.0)
     coarse: float = setting(0.2, "Chance of a detour over fewer pixels.", low=0.0, high=1.0)
     noise: float = setting(0.5, "Chance of noise.", low=0.0, high=1.0)
     jpeg: float = setting(0.4, "Chance of JPEG's losses.", low=0.0, high=1.0)
     shapes: float = setting(0.45, "Chance of shapes in skin's and other colours, around the hands.", low=0.0, high=1.0)
     cover: float = setting(0.25, "Chance that a part of a hand is covered.", low=0.0, high=1.0)
-    erase: float = setting(0.1, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0)
+    erase: float = setting(0.06, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0)
 
 
 def augmented(
@@ -86,8 +87,8 @@ def _placed(
 ) -> tuple[Image, Hands]:
     """A frame scaled, turned, mirrored and shifted into a picture."""
     rows, columns = image.shape[:2]
-    fit = min(height / rows, width / columns)
-    scale = fit * math.exp(rng.uniform(math.log(config.scale_low), math.log(config.scale_high)))
+    which = int(rng.integers(len(hands))) if len(hands) else None
+    scale = _scale(None if which is None else hands.boxes(rows, columns)[which], rng, config)
     turn = rng.uniform(-math.pi, math.pi) if rng.random() < config.any_turn else rng.normal(0, config.turn)
     stretch = math.exp(rng.normal(0, config.stretch) / 2)
     matrix = np.eye(2) * scale * [stretch, 1 / stretch]
@@ -96,10 +97,9 @@ def _placed(
         matrix = matrix @ np.diag([-1.0, 1.0])
     # A point of a hand, or of the frame where there is none, lands somewhere in the picture.
     anchor = np.array([columns / 2, rows / 2])
-    if len(hands) and rng.random() < 0.85:
-        anchor = hands.keypoints[rng.integers(len(hands)), rng.integers(21)]
-    free = max(1 - scale / fit, 0.0)
-    spread = 0.5 if rng.random() < 0.3 else 0.15 + 0.35 * free
+    if which is not None and rng.random() < 0.95:
+        anchor = hands.keypoints[which, rng.integers(21)]
+    spread = 0.5 if rng.random() < 0.25 else 0.35
     target = np.array([width, height]) * (0.5 + rng.uniform(-spread, spread, 2))
     whole = np.column_stack([matrix, target - matrix @ anchor])
     if scale < 0.7:  # bilinear sampling reads four pixels however many lie between
@@ -108,6 +108,14 @@ def _placed(
     fill = [int(v) for v in rng.integers(0, 256, 3)] if rng.random() < 0.6 else [114] * 3
     out = cv2.warpAffine(image, whole, (width, height), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=fill)
     return out, hands.moved(whole)
+
+
+def _scale(box: Box | None, rng: np.random.Generator, config: AugmentConfig) -> float:
+    """Such that hands of all sizes are as frequent; frames without hands as they come."""
+    low, high = math.log(config.hand_low), math.log(config.hand_high)
+    if box is None:
+        return math.exp(rng.uniform(math.log(0.3), math.log(config.enlarge)))
+    return min(math.exp(rng.uniform(low, high)) / max(box.size, 1.0), config.enlarge)
 
 
 def _within(hands: Hands, x0: float, x1: float) -> Hands:
@@ -205,10 +213,10 @@ def _looks(image: Image, rng: np.random.Generator, config: AugmentConfig) -> Ima
     if rng.random() < config.colour:
         image = _recoloured(image, rng)
     if rng.random() < config.light:
-        cells = rng.uniform(0.45, 1.35, (rng.integers(2, 5), rng.integers(2, 5))).astype(np.float32)
+        cells = rng.uniform(0.6, 1.35, (rng.integers(2, 5), rng.integers(2, 5))).astype(np.float32)
         image = _times(image, cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC))
     if rng.random() < config.texture:
-        image = _times(image, 1 + rng.uniform(0.03, 0.2) * _grain(height, width, rng))
+        image = _times(image, 1 + rng.uniform(0.03, 0.14) * _grain(height, width, rng))
     if rng.random() < config.grey:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if rng.random() < config.coarse:
@@ -230,7 +238,7 @@ def _recoloured(image: Image, rng: np.random.Generator) -> Image:
     """Gain, contrast, gamma and saturation, and a tint of each channel."""
     levels = np.arange(256, dtype=np.float32) / 255
     table = np.empty((256, 1, 3), np.uint8)
-    gamma, contrast, gain = np.exp(rng.normal(0, (0.3, 0.25, 0.25)))
+    gamma, contrast, gain = np.exp(rng.normal(0, (0.22, 0.2, 0.18)))
     tint = np.exp(rng.normal(0, 0.13, 3))
     for channel in range(3):
         curve = (levels**gamma * gain * tint[channel] - 0.45) * contrast + 0.45 + rng.normal(0, 0.02)
