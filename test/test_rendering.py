@@ -135,7 +135,9 @@ def test_refusals(renderer):
     with pytest.raises(CameraError, match="200 x 120"):
         renderer.render([good], CameraModel(64, 48, 50, 50, 32, 24))
     with pytest.raises(InputError, match="without distortion"):
-        renderer.render([good], CameraModel(200, 120, 150, 150, 100, 60, "plumb_bob", (0.1, 0.0, 0.0, 0.0)))
+        renderer.render([good], CameraModel(200, 120, 150, 150, 100, 60, "equidistant", (0.1, 0.0, 0.0, 0.0)))
+    with pytest.raises(InputError, match="without distortion"):
+        renderer.render([good], CameraModel(200, 120, 150, 150, 100, 60, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.02)))
     with pytest.raises(InputError, match=r"background: expected \(120, 200, 3\)"):
         renderer.render([good], CAMERA, background=np.zeros((10, 10, 3), np.uint8))
     with pytest.raises(InputError, match="not all finite"):

@@ -41,6 +41,7 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pairs, shards, statistics, sheets, video."""
     from a2p_ros.config import settings_of
+    from a2p_ros.rendering.renderer import Renderer
     from a2p_ros.training.synthetic import sheets
     from a2p_ros.training.synthetic.config import SynthConfig
     from a2p_ros.training.synthetic.samples import read_frames
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     config = SynthConfig.of(_values(args))
     workers = args.workers or len(os.sched_getaffinity(0))
     out: Path = args.out
+    with Renderer(16, 16, samples=0) as renderer:  # minutes of other work come before the first frame
+        device = renderer.device
     claim_folder(config, out)
     if not (out / PAIRS).exists():
         with common.bar(total=config.pairs, unit="pair", what="interacting pairs") as bar:
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         "kept": args.frames - made,
         "frames_per_second": made / seconds if made else None,
         "workers": workers,
+        "device": device,
         "files": [str(path) for path in written],
         **summary,
     }

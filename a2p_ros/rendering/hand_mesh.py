@@ -113,15 +113,20 @@ class ArmMesh:
             uv=texture_coordinates(fine),
             nails=self._nail_coordinates(fine, normals),
             facing=-normals[:, 1],
-            parts=self._parts(len(rest)) if parts else None,
+            parts=self._fine_parts(len(rest)) if parts else None,
         )
+        self._coarse = Look(faces, np.zeros((count, 3), np.float32), parts=self._parts(count)) if parts else None
         covers = [] if sleeve is None else [(True, _sleeve_cover(self, sleeve))]
         self._covers = covers + ([] if watch is None else [(False, _watch_cover(self, watch))])
 
-    def _parts(self, coarse: int) -> UInt8[np.ndarray, "v"]:
-        """Part of each vertex of the finer mesh: the MANO joint that moves it most, and ``FOREARM_PART``."""
-        parts = np.full(coarse, FOREARM_PART, np.uint8)
+    def _parts(self, count: int) -> UInt8[np.ndarray, "v"]:
+        """Part of each vertex: the joint that moves it most, and ``FOREARM_PART``."""
+        parts = np.full(count, FOREARM_PART, np.uint8)
         parts[: self.model.n_vertices] = self.model.weights.numpy().argmax(1)
+        return parts
+
+    def _fine_parts(self, count: int) -> UInt8[np.ndarray, "w"]:
+        parts = self._parts(count)
         # The old vertices come first; each new one is on an edge and takes the part of one end.
         return np.concatenate([parts, parts[self._subdivision.edge_starts]])
 
@@ -201,16 +206,18 @@ class ArmMesh:
         shade it from the key light. Skin has the number ``id``, sleeve and watch have ``numbers`` (``id`` + 1 and + 2).
         """
         tube = self._tube_vertices(self._sections, _ALONG, rotation, wrist, axis)
+        skin = np.concatenate([vertices, tube])
         out = [
-            self._surface(
-                np.concatenate([vertices, tube]), self._faces, self._subdivision, self._skin, id, spheres, key_direction
-            )
+            self._surface(skin, self._faces, self._subdivision, self._skin, self._coarse, id, spheres, key_direction)
         ]
         sleeve_id, watch_id = (id + 1, id + 2) if numbers is None else numbers
         for is_sleeve, cover in self._covers:
             cloth = self._tube_vertices(cover.sections, cover.rows, rotation, wrist, axis)
             number = sleeve_id if is_sleeve else watch_id
-            out.append(self._surface(cloth, cover.faces, cover.subdivision, cover.look, number, spheres, key_direction))
+            coarse = None if self._coarse is None else cover.coarse
+            out.append(
+                self._surface(cloth, cover.faces, cover.subdivision, cover.look, coarse, number, spheres, key_direction)
+            )
         return out
 
     @staticmethod
@@ -219,6 +226,7 @@ class ArmMesh:
         faces: np.ndarray,
         subdivision: Subdivision,
         look: Look,
+        coarse_look: Look | None,
         id: int,
         spheres: np.ndarray,
         key: np.ndarray,
@@ -227,7 +235,8 @@ class ArmMesh:
         normals = vertex_normals(coarse, faces)
         light = received_light(coarse, normals, spheres, key)
         fine = subdivision(np.concatenate([subdivision.fitted(coarse).astype(np.float32), normals, light], axis=1))
-        return Surface(fine[:, :3], look, id, fine[:, 3:6], fine[:, 6:8])
+        plain = None if coarse_look is None else Surface(coarse, coarse_look, id)
+        return Surface(fine[:, :3], look, id, fine[:, 3:6], fine[:, 6:8], plain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +248,7 @@ class _Cover:
     faces: Int[np.ndarray, "f 3"]
     subdivision: Subdivision
     look: Look
+    coarse: Look
 
     @classmethod
     def of(cls, arm: ArmMesh, rows: np.ndarray, sections: np.ndarray, colours: np.ndarray) -> _Cover:
@@ -249,7 +259,8 @@ class _Cover:
             faces, sections = faces[:, ::-1], sections * [-1.0, 1.0, 1.0]
         subdivision = Subdivision.of(faces, count * len(rows))
         fine = subdivision(colours.astype(np.float32))
-        return cls(rows, sections, faces, subdivision, Look(subdivision.faces, fine, material=CLOTH))
+        look = Look(subdivision.faces, fine, material=CLOTH)
+        return cls(rows, sections, faces, subdivision, look, Look(faces, np.zeros((len(colours), 3), np.float32)))
 
 
 def _ellipses(angles: np.ndarray, along: np.ndarray, thicker: np.ndarray | float) -> np.ndarray:

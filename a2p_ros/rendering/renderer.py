@@ -76,7 +76,8 @@ class Surface:
     """A mesh in the camera frame [m], triangles counter-clockwise seen from outside.
 
     ``id`` (1 to 255) is its number in the mask; ``normals`` are computed when absent; ``light`` are the parts of the
-    surrounding and of the key light that reach a vertex (1 = all), see ``occlusion``.
+    surrounding and of the key light that reach a vertex (1 = all), see ``occlusion``. ``coarse`` is the same in fewer
+    faces, where there is one, for whoever needs labels and no picture.
     """
 
     vertices: Float[np.ndarray, "v 3"]
@@ -84,6 +85,7 @@ class Surface:
     id: int = 1
     normals: Float[np.ndarray, "v 3"] | None = None
     light: Float[np.ndarray, "v 2"] | None = None
+    coarse: Surface | None = None
 
 
 @dataclass(frozen=True)

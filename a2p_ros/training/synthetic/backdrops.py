@@ -13,7 +13,7 @@ from a2p_ros.types import Image
 
 _SKINS = np.array([(0.90, 0.72, 0.62), (0.80, 0.60, 0.48), (0.65, 0.45, 0.34), (0.45, 0.30, 0.22), (0.30, 0.20, 0.15)])
 #: Backdrops are painted at this height and enlarged [px].
-_HEIGHT = 240
+_HEIGHT = 288
 
 
 def paint_backdrop(width: int, height: int, rng: np.random.Generator) -> Image:
@@ -34,11 +34,11 @@ def paint_backdrop(width: int, height: int, rng: np.random.Generator) -> Image:
         _person(picture, rng)
     if rng.random() < 0.25:
         _limb(picture, rng)
-    out = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.6:
-        out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.004, 0.022)) * height)
-    out = out + rng.normal(0, 0.006, out.shape).astype(np.float32)
-    return np.ascontiguousarray((out * 255).clip(0, 255).round().astype(np.uint8))
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.004, 0.022)) * _HEIGHT), np.float32)
+    # Half a grey level of noise hides the bands that 8 bits would show in so smooth a picture.
+    small = (picture * 255 + rng.uniform(-0.5, 0.5, picture.shape)).clip(0, 255).round().astype(np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def vary_backdrop(backdrop: Image, width: int, height: int, rng: np.random.Generator) -> Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -17,7 +18,7 @@ from a2p_ros.camera import CameraModel
 from a2p_ros.cropping import Crop
 from a2p_ros.detection.regions import hand_rotation, hand_square
 from a2p_ros.hand import load_hand_models
-from a2p_ros.hand.topology import MANO16_FROM_OPENPOSE
+from a2p_ros.hand.topology import MANO16_FROM_OPENPOSE, TIPS
 from a2p_ros.rendering.hand_mesh import ArmMesh, Sleeve, Watch
 from a2p_ros.rendering.renderer import Labels, Lights, Renderer, Surface
 from a2p_ros.rendering.skin import TONES, SkinTextures, paint_skin
@@ -28,7 +29,7 @@ from a2p_ros.training.synthetic.pairs import PairPool
 from a2p_ros.training.synthetic.pictures import Camera
 from a2p_ros.training.synthetic.placing import Placed, place
 from a2p_ros.training.synthetic.poser import PosedArm, Poser
-from a2p_ros.training.synthetic.props import PlacedThing, before, held_by, make_thing
+from a2p_ros.training.synthetic.props import PlacedThing, Thing, before, held_by, make_thing, make_upper_arm, upper_arm
 from a2p_ros.training.synthetic.samples import (
     FOREARM,
     N_PARTS,
@@ -44,18 +45,31 @@ from a2p_ros.types import Box, Image, Pair, Side
 #: Of one shard: skins, people (each of one of the skins), things, backdrops.
 _SKINS, _PEOPLE, _THINGS, _BACKDROPS = 4, 12, 12, 24
 _TEXEL = 0.0009
-#: A joint is hidden by what lies this far before it [m]: more than half a palm's thickness.
-_BURIED = 0.026
-#: Parts that meet at each of the 21 joints (OpenPose order): the one that moves with it and the one before.
-_MEETING: list[tuple[int, ...]] = []
-for _k in range(21):
-    if _k == 0:
-        _MEETING.append((0, FOREARM))
-    elif _k % 4 == 0:
-        _MEETING.append((MANO16_FROM_OPENPOSE.index(_k - 1),))
-    else:
-        _own = MANO16_FROM_OPENPOSE.index(_k)
-        _MEETING.append((_own, 0 if _k % 4 == 1 else MANO16_FROM_OPENPOSE.index(_k - 1)))
+#: A joint is hidden by what lies farther before it than its own flesh is thick [m].
+_FLESH = np.array([0.040, 0.040, *[0.028] * 19])
+
+
+def _meeting() -> Bool[np.ndarray, "21 17"]:
+    """Which parts meet at each of the 21 joints (OpenPose order): its own, the one before, at the wrist the forearm."""
+    out = np.zeros((21, N_PARTS - 1), bool)
+    out[0, [0, FOREARM]] = True
+    for k in range(1, 21):
+        base, last = k % 4 == 1, k % 4 == 0
+        before = 0 if base else MANO16_FROM_OPENPOSE.index(k - 1)
+        out[k, [before, before if last else MANO16_FROM_OPENPOSE.index(k)]] = True
+    return out
+
+
+_MEETING = _meeting()
+_TIP = np.isin(np.arange(21), TIPS)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Both arms from the fingertips to the elbow, and what goes on from there."""
+
+    arms: Pair[ArmMesh]
+    upper_arm: Thing
 
 
 class Studio:
@@ -82,7 +96,7 @@ def _tone(rng: np.random.Generator) -> tuple[np.ndarray, float]:
     ) * 0.5
 
 
-def _person(poser: Poser, skin: SkinTextures, tone: np.ndarray, rng: np.random.Generator) -> Pair[ArmMesh]:
+def _person(poser: Poser, skin: SkinTextures, tone: np.ndarray, rng: np.random.Generator) -> Person:
     start = float(rng.choice([0.02, 0.06, 0.12, 0.2, 1.0], p=[0.2, 0.2, 0.15, 0.1, 0.35]))
     grey = rng.random() < 0.4
     colour = np.full(3, rng.uniform(0.01, 0.7)) if grey else rng.uniform(0.01, 0.6, 3)
@@ -96,7 +110,8 @@ def _person(poser: Poser, skin: SkinTextures, tone: np.ndarray, rng: np.random.G
             band = _rgb(np.full(3, rng.uniform(0.01, 0.5)) if grey else rng.uniform(0, 0.6, 3))
             watch = Watch(rng.uniform(0.02, 0.06), rng.uniform(0.004, 0.034), band, face)
         arms.append(ArmMesh(poser.models[side], skin, _rgb(tone), sleeve, watch, parts=True))
-    return Pair(*arms)
+    bare = sleeve is None
+    return Person(Pair(*arms), make_upper_arm(_rgb(tone if bare else colour), bare=bare))
 
 
 class FrameMaker:
@@ -110,7 +125,8 @@ class FrameMaker:
         self._poser = Poser(load_hand_models())
         self._camera = Camera(config)
         self._studio: tuple[int, Studio] | None = None
-        self._renderer = Renderer(config.width, config.height)
+        # Four samples a pixel take twice as long as one; the camera's own blur smooths edges as well.
+        self._renderer = Renderer(config.width, config.height, samples=0)
 
     @property
     def device(self) -> str:
@@ -137,11 +153,14 @@ class FrameMaker:
         key = np.asarray(lights.key_direction) / np.linalg.norm(lights.key_direction)
         person = studio.people[int(rng.integers(len(studio.people)))]
         placed_things = self._things(kind, arms, rng)
-        skins, others = _surfaces(arms, placed_things, person, studio, key)
+        uppers = {arm.side: upper_arm(arm, placed.view, rng) for arm in arms}
+        skins, others = _surfaces(arms, uppers, placed_things, person, studio, key)
         surfaces = [*skins.left, *skins.right, *others]
         layer = self._renderer.layer(surfaces, camera, lights)
-        labels = self._renderer.labels(surfaces, camera)
-        alone = self._renderer.silhouettes(skins, camera, FOREARM)
+        # The hand model's own mesh, which the finer one of the picture is made from.
+        labels = self._renderer.labels([surface.coarse or surface for surface in surfaces], camera)
+        own: Pair[Sequence[Surface]] = Pair(*([s.coarse or s for s in several] for _, several in skins.items()))
+        alone = self._renderer.silhouettes(own, camera, FOREARM)
         backdrop = vary_backdrop(
             studio.backdrops[int(rng.integers(len(studio.backdrops)))], config.width, config.height, rng
         )
@@ -212,7 +231,12 @@ class FrameMaker:
 
 
 def _surfaces(
-    arms: list[PosedArm], placed: list[PlacedThing], person: Pair[ArmMesh], studio: Studio, key: np.ndarray
+    arms: list[PosedArm],
+    uppers: dict[Side, PlacedThing | None],
+    placed: list[PlacedThing],
+    person: Person,
+    studio: Studio,
+    key: np.ndarray,
 ) -> tuple[Pair[Sequence[Surface]], list[Surface]]:
     """Skin of the left and right hand, and everything else."""
     shading = [arm.spheres() for arm in arms] + [thing.spheres() for thing in placed]
@@ -220,7 +244,7 @@ def _surfaces(
     own_skin: dict[Side, list[Surface]] = {side: [] for side in Side}
     others = []
     for arm in arms:
-        skin, *covers = person[arm.side].surfaces(
+        skin, *covers = person.arms[arm.side].surfaces(
             arm.vertices,
             arm.rotations[0],
             arm.wrist,
@@ -230,6 +254,9 @@ def _surfaces(
             key_direction=key,
             numbers=(part_id(arm.side, SLEEVE), THING_PART),
         )
+        if (upper := uppers[arm.side]) is not None:
+            number = part_id(arm.side, SLEEVE)
+            others.append(person.upper_arm.surface(upper.centre, upper.axes, upper.half, spheres, key, number))
         own_skin[arm.side].append(skin)
         others += covers
     own = np.concatenate([arm.spheres() for arm in arms]) if arms else np.zeros((0, 4))
@@ -298,19 +325,14 @@ def _visible(
 ) -> Bool[np.ndarray, "21"]:
     """Joints at whose pixel the first surface is the skin around them: a part that meets there, near enough."""
     height, width = ids.shape
-    out = np.zeros(21, bool)
-    first = part_id(arm.side, 0)
-    for k, (x, y) in enumerate(np.rint(keypoints)):
-        if not (0 <= x < width and 0 <= y < height):
-            continue
-        # A tip lies on the outline, where its own pixel may show what is behind it.
-        x0, y0 = max(int(x) - 1, 0), max(int(y) - 1, 0)
-        around = np.s_[y0 : int(y) + 2, x0 : int(x) + 2]
-        part = ids[around].astype(int) - first
-        near = np.abs(depth[around] - arm.joints[k, 2]) < _BURIED
-        own = np.isin(part, _MEETING[k]) & near
-        out[k] = own.any() and ((k % 4 == 0 and k > 0) or own[int(y) - y0, int(x) - x0])
-    return out
-
-
-assert N_PARTS == SLEEVE + 1
+    # A tip lies on the outline, where its own pixel may show what is behind it: one of its neighbours will do.
+    offsets = np.array([(0, 0), *((x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y)])
+    at = np.rint(keypoints).astype(int)[:, None] + offsets
+    inside = ((at >= 0) & (at < (width, height))).all(-1)
+    x, y = at[..., 0].clip(0, width - 1), at[..., 1].clip(0, height - 1)
+    part = ids[y, x].astype(int) - part_id(arm.side, 0)
+    own = (part >= 0) & (part <= FOREARM)
+    meets = _MEETING[np.arange(21)[:, None], part.clip(0, FOREARM)] & own
+    near = np.abs(depth[y, x] - arm.joints[:, 2, None]) < _FLESH[:, None]
+    seen = meets & near & inside
+    return inside[:, 0] & np.where(_TIP, seen.any(1), seen[:, 0])

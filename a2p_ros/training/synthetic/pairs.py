@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def make_pool(path: Path, count: int, seed: int, workers: int) -> Iterator[int]:
     tasks = [(every[i % len(every)], min(_TASK, count - _TASK * i), [seed, i]) for i in range(-(-count // _TASK))]
     parts: list[PairPool | None] = [None] * len(tasks)
     done = 0
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare) as pool:
+    with one_thread_each(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
             running = {pool.submit(_clean_pairs, *task): i for i, task in enumerate(tasks)}
             for future in as_completed(running):
@@ -94,11 +95,24 @@ def make_pool(path: Path, count: int, seed: int, workers: int) -> Iterator[int]:
     PairPool.joined([part for part in parts if part]).save(path)
 
 
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes started in the block run their numerics, and llvmpipe, in one thread: there is one process a core."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    # llvmpipe counts threads beside the caller's.
+    os.environ.update(dict.fromkeys(names[:-1], "1"), **{names[-1]: "0"})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 _GENERATOR: InteractionGenerator | None = None
-
-
-def _prepare() -> None:
-    torch.set_num_threads(1)
 
 
 def _clean_pairs(kind: str, count: int, seed: list[int]) -> PairPool:

@@ -9,6 +9,9 @@ from jaxtyping import UInt8
 from a2p_ros.training.synthetic.config import SynthConfig
 from a2p_ros.types import Image
 
+#: Noise: blur [px] and standard deviation [grey levels].
+_NOISES = ((0.5, 0.7), (0.5, 1.5), (0.7, 2.5), (0.6, 4.0), (0.9, 6.0), (0.9, 9.0))
+
 
 class Camera:
     """The part of a camera behind its lens, for frames of one size."""
@@ -20,11 +23,11 @@ class Camera:
         noise = np.random.default_rng([config.seed, 0x6E6F6973]).standard_normal(
             (config.height + self._SPARE, config.width + self._SPARE, 3), np.float32
         )
-        # Demosaicing leaves noise a little coarser than a pixel; the second tile is coarser still, as of high gain.
+        # Demosaicing leaves noise a little coarser than a pixel; that of high gain is coarser still.
         self._tiles = []
-        for sigma in (0.5, 0.9):
+        for sigma, deviation in _NOISES:
             tile = cv2.GaussianBlur(noise, (0, 0), sigma)
-            self._tiles.append((tile / tile.std()).astype(np.float32))
+            self._tiles.append(np.rint(tile * (deviation / tile.std())).astype(np.int16))
 
     def expose(
         self,
@@ -35,9 +38,11 @@ class Camera:
         """The picture as a receiver decodes it, its JPEG bytes, and what was done to it."""
         about: dict[str, float] = {}
         backdrop = self._shadow(layer, backdrop, rng)
+        # No lens is sharper than this; the layer, which is drawn without anti-aliasing, needs it too.
+        blur = float(rng.uniform(0.45, 0.75))
         if rng.random() < self._config.defocus:
-            about["defocus_px"] = round(float(rng.uniform(0.4, 2.6)) * self._config.height / 480, 2)
-            layer = cv2.GaussianBlur(layer, (0, 0), about["defocus_px"])
+            blur = about["defocus_px"] = round(blur + float(rng.uniform(0.3, 2.4)) * self._config.height / 480, 2)
+        layer = cv2.GaussianBlur(layer, (0, 0), blur)
         moving = rng.random() < self._config.motion_blur
         whole = rng.random() < 0.3
         if moving:
@@ -81,14 +86,10 @@ class Camera:
         return cv2.multiply(backdrop, cv2.merge([keep] * 3), scale=1 / 255)
 
     def _noisy(self, image: Image, rng: np.random.Generator) -> Image:
-        tile = self._tiles[int(rng.integers(2))]
-        deviation = float(np.exp(rng.uniform(np.log(0.5), np.log(9.0))))
+        tile = self._tiles[int(rng.integers(len(self._tiles)))]
         x, y = rng.integers(0, self._SPARE, 2)
         h, w = image.shape[:2]
-        part = tile[y : y + h, x : x + w]
-        if rng.random() < 0.5:
-            part = part[::-1, ::-1]
-        return cv2.add(image, part * np.float32(deviation), dtype=cv2.CV_8U)
+        return cv2.add(image, tile[y : y + h, x : x + w], dtype=cv2.CV_8U)
 
 
 def _line(length: float, angle: float) -> np.ndarray:

@@ -87,7 +87,7 @@ def _arms(
 ) -> Pair[PosedArm | None] | None:
     """Arms, or None where these could not be placed."""
     cut = rng.random() < config.truncated
-    size = float(np.exp(rng.uniform(math.log(0.16), math.log(0.80))))
+    size = float(np.exp(rng.triangular(math.log(0.15), math.log(0.45), math.log(0.95))))
     if kind == "interacting":
         both = _interacting(poser, pool, view, rng)
         centre = np.concatenate([both.left.joints, both.right.joints]).mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ from a2p_ros.training.synthetic.poser import PosedArm
 from a2p_ros.training.synthetic.samples import THING_PART
 from a2p_ros.training.synthetic.shapes import HOLDING
 
-#: Radius and half length [m] that a thing has at scale 1.
-_ROUND, _AROUND, _ALONG = 1.0, 20, 9
+#: Corners of a thing's sections.
+_AROUND = 20
 #: A thing ends this far inside the skin of the fingers that hold it [m].
 _PRESSED = 0.0015
 
@@ -33,17 +34,17 @@ class Thing:
         half: Float[np.ndarray, "3"],
         spheres: Float[np.ndarray, "n 4"],
         key: Float[np.ndarray, "3"],
+        id: int = THING_PART,
     ) -> Surface:
         """Placed in the camera frame [m]: ``axes`` are columns, ``half`` the half sizes along them."""
         vertices = (self.points * half) @ axes.T + centre
         normals = vertex_normals(vertices, self.look.faces)
         light = received_light(vertices, normals, spheres, key)
-        return Surface(vertices, self.look, THING_PART, normals, light)
+        return Surface(vertices, self.look, id, normals, light)
 
 
 def make_thing(rng: np.random.Generator) -> Thing:
     """A cylinder, a box with rounded corners, a ball or a bottle, in one or two colours; one in six is like skin."""
-    angle = np.linspace(0, 2 * np.pi, _AROUND, endpoint=False)
     z = np.array([-1.0, -1.0, -0.97, -0.6, -0.2, 0.2, 0.6, 0.97, 1.0, 1.0])
     profile = np.array([0.0, 0.93, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.93, 0.0])
     kind = rng.choice(["cylinder", "box", "ball", "bottle"])
@@ -52,9 +53,23 @@ def make_thing(rng: np.random.Generator) -> Thing:
         profile = np.sqrt(np.maximum(1 - z**2, 0))
     elif kind == "bottle":
         profile = profile * np.array([1, 1, 1, 1, 1, 1, 0.55, 0.35, 0.35, 1])
+    points, faces = _turned(profile, z, 0.25 if kind == "box" else 1.0)
+    return Thing(points, _thing_look(faces, points, rng))
+
+
+def make_upper_arm(colour: Sequence[float], *, bare: bool) -> Thing:
+    """A capsule of skin or cloth, linear RGB, that goes on from the forearm's end."""
+    z = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 12))
+    points, faces = _turned((1 - z**6) ** 0.4, z, 1.0)
+    colours = np.tile(np.asarray(colour, np.float32), (len(points), 1))
+    return Thing(points, Look(faces, colours, material=SKIN if bare else CLOTH))
+
+
+def _turned(profile: np.ndarray, z: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points and faces of a solid about the z axis; a ``power`` below 1 makes its sections squarish."""
+    angle = np.linspace(0, 2 * np.pi, _AROUND, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
-    if kind == "box":
-        circle = np.sign(circle) * np.abs(circle) ** 0.25
+    circle = np.sign(circle) * np.abs(circle) ** power
     points = np.concatenate(
         [np.column_stack([circle * r, np.full(_AROUND, h)]) for r, h in zip(profile, z, strict=True)]
     )
@@ -62,7 +77,7 @@ def make_thing(rng: np.random.Generator) -> Thing:
     a, b = rings[:-1], np.roll(rings[:-1], -1, axis=1)
     c, d = rings[1:], np.roll(rings[1:], -1, axis=1)
     faces = np.concatenate([np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)])
-    return Thing(points, _thing_look(faces, points, rng))
+    return points, faces
 
 
 def _thing_look(faces: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Look:
@@ -133,6 +148,19 @@ def before(arms: list[PosedArm], things: int, rng: np.random.Generator) -> Place
     axis = rng.normal(size=3) * [1.0, 1.0, 0.25]
     half = np.array([radius, radius * rng.uniform(0.3, 1.0), length])
     return PlacedThing(int(rng.integers(things)), centre, _axes(axis / np.linalg.norm(axis), rng), half)
+
+
+def upper_arm(arm: PosedArm, view: str, rng: np.random.Generator) -> PlacedThing | None:
+    """From the forearm's end to the shoulder; None where that would come too near the camera."""
+    elbow = arm.wrist + 0.48 * arm.forearm
+    # Shoulders are above and behind the elbows of a person seen from before, and beside the camera on a head.
+    to = {"teleoperation": (0.0, -0.7, 0.5), "egocentric": (0.0, -0.3, -0.9), "any": (0.0, 0.0, 0.0)}[view]
+    axis = 0.5 * arm.forearm + to + rng.normal(0, 0.4, 3)
+    axis = axis / np.linalg.norm(axis)
+    if elbow[2] + 0.32 * axis[2] < 0.2 or elbow[2] < 0.2:
+        return None
+    half = np.array([0.052, 0.052, 0.19])
+    return PlacedThing(0, elbow + 0.15 * axis, _axes(axis, rng), half)
 
 
 def _axes(z: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import torch
 
 from a2p_ros.errors import A2PError, ConfigError, SourceError
 from a2p_ros.training.synthetic.config import SynthConfig
 from a2p_ros.training.synthetic.drawing import FrameMaker
-from a2p_ros.training.synthetic.pairs import PairPool, make_pool
+from a2p_ros.training.synthetic.pairs import PairPool, make_pool, one_thread_each
 from a2p_ros.training.synthetic.samples import ShardWriter, count_frames
 
 CONFIG, PAIRS = "synth.json", "pairs.npz"
@@ -104,7 +103,10 @@ def make_shards(config: SynthConfig, folder: Path, frames: int, workers: int) ->
         return
     workers = min(workers, len(lacking))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(config, folder)) as pool:
+    with (
+        one_thread_each(),
+        ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(config, folder)) as pool,
+    ):
         running = {pool.submit(_make, task): task for task in lacking}
         try:
             for future in as_completed(running):
@@ -114,6 +116,13 @@ def make_shards(config: SynthConfig, folder: Path, frames: int, workers: int) ->
             raise SynthError(
                 f"a process that draws frames died, often for want of memory (each needs about 0.7 GB). The shards "
                 f"that are finished are kept in {folder}; run the same command again, with fewer --workers"
+            ) from error
+        except OSError as error:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise OSError(
+                error.errno,
+                f"{error.strerror or error}; the finished shards are kept, so with more room run the same command again",
+                str(folder),
             ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -134,9 +143,6 @@ _process: _Process | None = None
 
 def _prepare(config: SynthConfig, folder: Path) -> None:
     global _process
-    # One process a core: threads of their own would only take turns on it, llvmpipe's included.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
-    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     _process = _Process(config, folder)
 
