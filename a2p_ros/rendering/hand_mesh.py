@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from a2p_ros.errors import HandModelError
 from a2p_ros.hand import HandModel
@@ -113,22 +113,19 @@ class ArmMesh:
             uv=texture_coordinates(fine),
             nails=self._nail_coordinates(fine, normals),
             facing=-normals[:, 1],
-            parts=self._fine_parts(len(rest)) if parts else None,
         )
-        self._coarse = Look(faces, np.zeros((count, 3), np.float32), parts=self._parts(count)) if parts else None
+        self._coarse = self._parts_look(count) if parts else None
         covers = [] if sleeve is None else [(True, _sleeve_cover(self, sleeve))]
         self._covers = covers + ([] if watch is None else [(False, _watch_cover(self, watch))])
 
-    def _parts(self, count: int) -> UInt8[np.ndarray, "v"]:
-        """Part of each vertex: the joint that moves it most, and ``FOREARM_PART``."""
+    def _parts_look(self, count: int) -> Look:
+        """The coarse mesh with the part of each vertex: the joint that moves it most, and ``FOREARM_PART``."""
         parts = np.full(count, FOREARM_PART, np.uint8)
         parts[: self.model.n_vertices] = self.model.weights.numpy().argmax(1)
-        return parts
-
-    def _fine_parts(self, count: int) -> UInt8[np.ndarray, "w"]:
-        parts = self._parts(count)
-        # The old vertices come first; each new one is on an edge and takes the part of one end.
-        return np.concatenate([parts, parts[self._subdivision.edge_starts]])
+        # Each face has the part of its last vertex: the highest, so that both hands' are cut alike.
+        first = (parts[self._faces].argmax(1) + 1) % 3
+        faces = np.take_along_axis(self._faces, (first[:, None] + np.arange(3)) % 3, axis=1)
+        return Look(faces, np.zeros((count, 3), np.float32), parts=parts)
 
     def _make_sections(self, offsets: np.ndarray, along: np.ndarray) -> np.ndarray:
         """(rows, ring, 3): sections of the forearm at rest about its axis, from the ring's outline to an ellipse."""

@@ -293,7 +293,6 @@ class _Gl:
     ) -> Iterator[tuple[Rect, UInt8[np.ndarray, "h w 4"]]]:
         program, gl = self._surface, self._moderngl
         rects = covered([surface.vertices for surface in surfaces], camera, NEAR)
-        uploaded = [self._upload(surface, shaded=True) for surface in surfaces]
         key = np.asarray(lights.key_direction, float)
         up = np.asarray(lights.up, float)
         program["key_direction"] = tuple(key / np.linalg.norm(key))
@@ -313,7 +312,7 @@ class _Gl:
                 self._context.enable(gl.DEPTH_TEST | gl.CULL_FACE)
             _set_projection(program, camera, rect)
             for i in seen:
-                surface, arrays = surfaces[i], uploaded[i]
+                surface, arrays = surfaces[i], self._upload(surfaces[i], shaded=True)
                 program["textured"] = arrays.textures is not None
                 program["relief"] = surface.look.relief
                 if arrays.textures is not None:
@@ -332,7 +331,6 @@ class _Gl:
         both = [*surfaces.left, *surfaces.right]
         out = np.zeros((2, camera.height, camera.width), bool)
         rects = covered([surface.vertices for surface in both], camera, NEAR)
-        uploaded = [self._upload(surface, shaded=False) for surface in both]
         context.disable(gl.DEPTH_TEST)
         context.enable(gl.BLEND)
         context.blend_equation, context.blend_func = gl.MAX, (gl.ONE, gl.ONE)
@@ -346,7 +344,7 @@ class _Gl:
             _set_projection(self._silhouette, camera, rect)
             for i in seen:
                 self._silhouette["mark"] = (1.0, 0.0) if i < len(surfaces.left) else (0.0, 1.0)
-                uploaded[i].silhouette.render(gl.TRIANGLES)
+                self._upload(both[i], shaded=False).silhouette.render(gl.TRIANGLES)
             raw = target.read((0, 0, width, height), components=2, alignment=1, dtype="f4")
             drawn = np.frombuffer(raw, np.float32).reshape(height, width, 2) > 0.5
             out[:, rect.y0 : rect.y1, rect.x0 : rect.x1] = np.moveaxis(drawn, -1, 0)
@@ -358,7 +356,6 @@ class _Gl:
         depth = np.full((camera.height, camera.width), np.inf, np.float32)
         ids = np.zeros((camera.height, camera.width), np.uint8)
         rects = covered([surface.vertices for surface in surfaces], camera, NEAR)
-        uploaded = [self._upload(surface, shaded=False) for surface in surfaces]
         for rect, seen in rects:
             width, height = rect.x1 - rect.x0, rect.y1 - rect.y0
             target, _ = self._target(width, height, labels=True)
@@ -367,7 +364,7 @@ class _Gl:
             target.clear(math.inf, 0.0, depth=1.0)
             _set_projection(self._label, camera, rect)
             for i in seen:
-                surface, arrays = surfaces[i], uploaded[i]
+                surface, arrays = surfaces[i], self._upload(surfaces[i], shaded=False)
                 self._label["id"] = float(surface.id)
                 arrays.label.render(self._moderngl.TRIANGLES)
             raw = target.read((0, 0, width, height), components=2, alignment=1, dtype="f4")
@@ -405,6 +402,7 @@ class _Gl:
         self._background[1].use(0)
 
     def _upload(self, surface: Surface, *, shaded: bool) -> _Uploaded:
+        """Sent right before it is drawn, as surfaces may share a look."""
         while self._stale:
             for owned in self._stale.pop().owned:
                 owned.release()

@@ -65,11 +65,6 @@ class Subdivision:
         )
         return cls(fine, np.concatenate([edges, wings], 1), weights, neighbours, per_neighbour, 1 - beta * valence)
 
-    @property
-    def edge_starts(self) -> Int[np.ndarray, "e"]:
-        """One end of the edge of each new vertex, as an index of the old ones."""
-        return self._edges[:, 0]
-
     def fitted(self, values: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
         """Control values for which the old vertices stay nearly where they are, against the scheme's shrinking.
 

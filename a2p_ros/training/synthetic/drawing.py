@@ -42,8 +42,8 @@ from a2p_ros.training.synthetic.samples import (
 )
 from a2p_ros.types import Box, Image, Pair, Side
 
-#: Of one shard: skins, people (each of one of the skins), things, backdrops.
-_SKINS, _PEOPLE, _THINGS, _BACKDROPS = 4, 12, 12, 24
+#: Things of one shard, and people who share a skin's texture.
+_THINGS, _SHARING = 12, 3
 _TEXEL = 0.0009
 #: A joint is hidden by what lies farther before it than its own flesh is thick [m].
 _FLESH = np.array([0.040, 0.040, *[0.028] * 19])
@@ -77,13 +77,15 @@ class Studio:
 
     def __init__(self, config: SynthConfig, poser: Poser, shard: int) -> None:
         rng = np.random.default_rng([config.seed, 0x73747564, shard])
-        tones = [_tone(rng) for _ in range(_SKINS)]
+        tones = [_tone(rng) for _ in range(-(-config.people // _SHARING))]
         skins = [paint_skin(poser.rest_joints, rng, darkness=darkness, texel=_TEXEL) for _, darkness in tones]
-        self.people = [_person(poser, skins[i % _SKINS], tones[i % _SKINS][0], rng) for i in range(_PEOPLE)]
+        self.people = [
+            _person(poser, skins[i % len(skins)], tones[i % len(skins)][0], rng) for i in range(config.people)
+        ]
         self.things = [make_thing(rng) for _ in range(_THINGS)]
         # Half as large again as a frame, so that parts of them stay sharp.
         size = (round(1.4 * config.width), round(1.4 * config.height))
-        self.backdrops = [paint_backdrop(*size, rng) for _ in range(_BACKDROPS)]
+        self.backdrops = [paint_backdrop(*size, rng) for _ in range(config.backdrops)]
 
 
 def _tone(rng: np.random.Generator) -> tuple[np.ndarray, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class PairPool:
         try:
             with np.load(path, allow_pickle=False) as file:
                 pool = cls(file["betas"], file["rotations"], file["transl"], tuple(map(str, file["kinds"])))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise SourceError(f"{path}: not a pool of pairs ({error}); delete it and it is made anew") from error
         shapes = {(len(pool), 2, 10), (len(pool), 2, 16, 3, 3), (len(pool), 2, 3)}
         if len(pool) == 0 or {getattr(pool, name).shape for name in _ARRAYS} != shapes:

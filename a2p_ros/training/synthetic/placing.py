@@ -122,7 +122,7 @@ def _arms(
     a = _turned_to(a, centre_a, at)
     behind = rng.choice([-1.0, 1.0])
     away = rng.uniform(0.02, 0.06)
-    shift = rng.normal(0, 0.5, 2) * radius_b
+    shift = rng.normal(0, rng.choice([0.12, 0.5]), 2) * radius_b
     for _ in range(10):
         z = at[2] + behind * away
         if z < 0.14:

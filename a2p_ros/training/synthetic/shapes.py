@@ -52,6 +52,17 @@ GESTURES: dict[str, Float[np.ndarray, "15 3"]] = {
     "claw": _shape("", _OUT, 14, bent="imrl"),
     "half_closed": _shape("", _ALONG, 4, bent="imrl"),
 }
+#: Pinches with the other fingers nearly straight: flexion of the finger that meets the thumb, and the thumb, solved so
+#: that the two joints at the tips are 13 mm apart, a finger's thickness [deg].
+_PINCHES = {
+    "i": ("index", INDEX, (54.0, 45.0, 27.0), (-8.0, 39.0, 19.0, 8.0, 4.0)),
+    "m": ("middle", MIDDLE, (54.0, 45.0, 27.0), (-8.0, 42.0, 19.0, 10.0, 5.0)),
+    "r": ("ring", RING, (52.0, 47.0, 28.0), (-6.0, 48.0, 25.0, 12.0, 6.0)),
+    "l": ("little", LITTLE, (49.0, 42.0, 25.0), (-1.0, 52.0, 28.0, 19.0, 9.0)),
+}
+for _letter, (_name, _slot, _bend, _thumb) in _PINCHES.items():
+    GESTURES[f"pinch_{_name}"] = _shape("imrl".replace(_letter, ""), _thumb, 8)
+    GESTURES[f"pinch_{_name}"][3 * _slot : 3 * _slot + 3, 1] = np.deg2rad(_bend)
 GESTURES["ok"][0:3, 1] = np.deg2rad((52.0, 50.0, 28.0))
 GESTURES["claw"][:12, 1] = np.deg2rad(np.tile((5.0, 65.0, 45.0), 4))
 
@@ -68,7 +79,8 @@ WEIGHTS: dict[str, float] = {
     "flat": 1.5,
     "spread": 2.0,
     "fist": 2.0,
-    "pinch": 3.0,
+    "pinch": 2.0,
+    "pinch_index": 2.0,
     "tripod": 1.5,
     "point": 2.0,
     "half_closed": 1.5,

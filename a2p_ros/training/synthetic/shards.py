@@ -121,7 +121,7 @@ def make_shards(config: SynthConfig, folder: Path, frames: int, workers: int) ->
             pool.shutdown(wait=True, cancel_futures=True)
             raise OSError(
                 error.errno,
-                f"{error.strerror or error}; the finished shards are kept, so with more room run the same command again",
+                f"{error.strerror or error}; finished shards are kept: make room and run the same command again",
                 str(folder),
             ) from error
         except BaseException:
