@@ -43,7 +43,9 @@ class AugmentConfig(Checked):
     jpeg: float = setting(0.4, "Chance of JPEG's losses.", low=0.0, high=1.0)
     shapes: float = setting(0.45, "Chance of shapes in skin's and other colours, around the hands.", low=0.0, high=1.0)
     cover: float = setting(0.25, "Chance that a part of a hand is covered.", low=0.0, high=1.0)
-    erase: float = setting(0.06, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0)
+    erase: float = setting(
+        0.06, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0
+    )
 
 
 def augmented(

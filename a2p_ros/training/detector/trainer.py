@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +99,8 @@ class DetectorTrainer:
         self.network, self.optimiser = self.accelerator.prepare(self.net, optimiser)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
-        identity = f"{sizes} {config} {augment} {len(training)} frames"
+        # The number of threads changes nothing of the result.
+        identity = f"{sizes} {replace(config, workers=1)} {augment} {len(training)} frames"
         self._checkpoint = Checkpoint(folder / "checkpoint.safetensors", identity)
 
     def start_from(self, path: Path) -> None:
