@@ -13,7 +13,7 @@ from typing import Any
 
 from a2p_ros.commands import common
 from a2p_ros.commands.train_detector import FIRST_SEED
-from a2p_ros.config import DetectionConfig, DeviceConfig
+from a2p_ros.config import DetectionConfig, DeviceConfig, LandmarkConfig
 from a2p_ros.errors import InputError
 
 #: What true joints need to be padded by on rendered frames (``mediapipe_padding``), for clips without truth.
@@ -67,15 +67,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rendered(args: argparse.Namespace, detector: Any) -> tuple[dict[str, Any], list[str]]:
+    from a2p_ros.detection.detector import make_detector
+    from a2p_ros.detection.landmarks import LandmarkModel
     from a2p_ros.evaluation.mediapipe_peer import MediaPipeHands
     from a2p_ros.hand import load_hand_models
-    from a2p_ros.training.detector.evaluation import evaluate
+    from a2p_ros.training.detector.evaluation import evaluate, first_stages
     from a2p_ros.training.synthetic.samples import read_frames
 
     with _folder(args.frames) as folder, MediaPipeHands(still=True) as peer:
         paths = _draw(args, folder)
         frames = common.progress(islice(read_frames(paths), args.n), total=args.n, what="detectors")
-        result = evaluate(frames, load_hand_models(), detector, peer)
+        landmarks = LandmarkModel(LandmarkConfig(), DeviceConfig())
+        stages = {}
+        for backend in ("mediapipe", "a2p", "combined"):
+            config = DetectionConfig(backend=backend, weights=args.weights, min_score=args.min_score)
+            stages[backend] = first_stages(make_detector(config, DeviceConfig()), landmarks)
+        result = evaluate(frames, load_hand_models(), detector, peer, stages)
     return result | {"seed": args.seed}, _table(result)
 
 
@@ -155,4 +162,8 @@ def _table(result: dict[str, Any]) -> list[str]:
         f"orientation: 90 % within {result['orientation_deg_p90']:.1f} degrees; {result['ms_p50']:.1f} ms p50, "
         f"{result['ms_p99']:.1f} p99"
     )
+    lines += ["", "hands after the landmark stage and with their side, recall by backend:"]
+    for backend, groups in result["pipeline"].items():
+        cells = "  ".join(f"{name} {g['recall'] * g['side_accuracy']:.1%}" for name, g in groups.items())
+        lines.append(f"  {backend:<12}{cells}")
     return lines
