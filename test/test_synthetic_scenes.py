@@ -185,10 +185,11 @@ def test_colours_keep_their_channels_from_the_scene_to_the_shard(maker, poser, m
 def test_a_mirrored_scene_has_mirrored_maps(maker, poser):
     right = draw(maker, [right_hand(poser, (-0.06, 0.04, 0.5), "point")])
     left = draw(maker, [left_hand(poser, (0.06, 0.04, 0.5), "point")])
-    known = right.parts > 0
+    # A person may wear a watch, and wears it on one arm.
+    known = (right.parts > 0) & (right.parts != THING_PART) & (np.fliplr(left.parts) != THING_PART)
     # Pixels on edges may fall either way.
     same = np.fliplr(left.parts) + N_PARTS * np.fliplr(left.parts > 0) == right.parts
-    assert same[known].mean() > 0.98 and known.sum() > 3000
+    assert same[known].mean() > 0.98 and known.sum() > 2500
     both = known & np.fliplr(left.parts > 0)
     assert np.median(np.abs(np.fliplr(left.depth)[both] - right.depth[both])) < 1e-4
 

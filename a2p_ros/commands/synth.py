@@ -26,7 +26,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/synth"), metavar="DIR", help="folder of the shards")
     parser.add_argument("--frames", type=int, default=2000, metavar="N", help="frames in all (default: 2000)")
     parser.add_argument("--seed", type=int, default=None, help="of everything that is drawn (default: 0)")
-    parser.add_argument("--size", metavar="WxH", help="of the frames, as 320x240 (default: 480x360)")
+    parser.add_argument("--size", metavar="WxH", help="of the frames, as 320x240 (default: 400x300)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any option of the scenes, as interacting=0.5"
     )

@@ -19,13 +19,13 @@ class SynthConfig(Checked):
     """Everything that decides what frame number n looks like. Shares are those of frames."""
 
     seed: int = setting(0, "Of everything that is drawn.", low=0, high=2**31 - 1)
-    width: int = setting(480, "Width of the frames [px].", low=64, high=4096)
-    height: int = setting(360, "Height of the frames [px].", low=64, high=4096)
+    width: int = setting(400, "Width of the frames [px].", low=64, high=4096)
+    height: int = setting(300, "Height of the frames [px].", low=64, high=4096)
     crop: int = setting(128, "Edge of the crops [px]; 0 makes none.", low=0, high=1024)
     maps: bool = setting(True, "Keep part segmentation and depth.")
     shard: int = setting(500, "Frames in a shard.", low=1, high=100_000)
     people: int = setting(12, "Skins with sleeves and watches that a shard's frames are drawn with.", low=1, high=1000)
-    backdrops: int = setting(24, "Backdrops that parts of are behind a shard's frames.", low=1, high=1000)
+    backdrops: int = setting(16, "Backdrops that parts of are behind a shard's frames.", low=1, high=1000)
     pairs: int = setting(300, "Interacting pairs that are made once and drawn again and again.", low=1, high=100_000)
     view: Literal["mixed", "teleoperation", "egocentric", "any"] = setting(
         "mixed", "Where the camera is: before the person, on the head, anywhere, or a mix of them."

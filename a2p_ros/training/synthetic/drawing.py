@@ -29,7 +29,16 @@ from a2p_ros.training.synthetic.pairs import PairPool
 from a2p_ros.training.synthetic.pictures import Camera
 from a2p_ros.training.synthetic.placing import Placed, place
 from a2p_ros.training.synthetic.poser import PosedArm, Poser
-from a2p_ros.training.synthetic.props import PlacedThing, Thing, before, held_by, make_thing, make_upper_arm, upper_arm
+from a2p_ros.training.synthetic.props import (
+    PlacedThing,
+    Thing,
+    before,
+    held_by,
+    lying,
+    make_thing,
+    make_upper_arm,
+    upper_arm,
+)
 from a2p_ros.training.synthetic.samples import (
     FOREARM,
     N_PARTS,
@@ -157,7 +166,8 @@ class FrameMaker:
         placed_things = self._things(kind, arms, rng)
         uppers = {arm.side: upper_arm(arm, placed.view, rng) for arm in arms}
         skins, others = _surfaces(arms, uppers, placed_things, person, studio, key)
-        surfaces = [*skins.left, *skins.right, *others]
+        # What covers is drawn first: the skin below it then costs nothing.
+        surfaces = [*others, *skins.left, *skins.right]
         layer = self._renderer.layer(surfaces, camera, lights)
         # The hand model's own mesh, which the finer one of the picture is made from.
         labels = self._renderer.labels([surface.coarse or surface for surface in surfaces], camera)
@@ -202,7 +212,7 @@ class FrameMaker:
             if arms:
                 out.append(before(arms, _THINGS, rng))
             else:
-                out += [_lying(rng) for _ in range(int(rng.integers(1, 5)))]
+                out += [lying(_THINGS, rng) for _ in range(int(rng.integers(1, 5)))]
         return out
 
     def _crop(self, image: Image, hand: HandLabel, rng: np.random.Generator) -> CroppedHand:
@@ -281,19 +291,6 @@ def _draw_lights(rng: np.random.Generator) -> Lights:
     ground = sky * rng.uniform(0.25, 0.9) * (1 + rng.normal(0, 0.06, 3))
     up = np.array([0.0, -1.0, 0.0]) + rng.normal(0, 0.3, 3)
     return Lights(_rgb(direction), _rgb(key), _rgb(sky), _rgb(ground), _rgb(up))
-
-
-def _lying(rng: np.random.Generator) -> PlacedThing:
-    """A thing anywhere in a picture without hands."""
-    depth = rng.uniform(0.3, 0.9)
-    centre = np.array([*(rng.uniform(-0.45, 0.45, 2) * depth), depth])
-    z = rng.normal(size=3)
-    z /= np.linalg.norm(z)
-    x = np.cross(z, [0.3, 0.5, 0.8])
-    x /= np.linalg.norm(x)
-    radius = rng.uniform(0.008, 0.05)
-    half = np.array([radius, radius * rng.uniform(0.3, 1.0), rng.uniform(0.03, 0.18)])
-    return PlacedThing(int(rng.integers(_THINGS)), centre, np.stack([x, np.cross(z, x), z], 1), half)
 
 
 def label_of(arm: PosedArm, camera: CameraModel, labels: Labels, alone: Bool[np.ndarray, "h w"]) -> HandLabel | None:

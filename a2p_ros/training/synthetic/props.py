@@ -150,6 +150,16 @@ def before(arms: list[PosedArm], things: int, rng: np.random.Generator) -> Place
     return PlacedThing(int(rng.integers(things)), centre, _axes(axis / np.linalg.norm(axis), rng), half)
 
 
+def lying(things: int, rng: np.random.Generator) -> PlacedThing:
+    """Something anywhere in a picture without hands."""
+    depth = rng.uniform(0.3, 0.9)
+    centre = np.array([*(rng.uniform(-0.45, 0.45, 2) * depth), depth])
+    axis = rng.normal(size=3)
+    radius = rng.uniform(0.008, 0.05)
+    half = np.array([radius, radius * rng.uniform(0.3, 1.0), rng.uniform(0.03, 0.18)])
+    return PlacedThing(int(rng.integers(things)), centre, _axes(axis / np.linalg.norm(axis), rng), half)
+
+
 def upper_arm(arm: PosedArm, view: str, rng: np.random.Generator) -> PlacedThing | None:
     """From the forearm's end to the shoulder; None where that would come too near the camera."""
     elbow = arm.wrist + 0.48 * arm.forearm

@@ -228,7 +228,9 @@ class ShardWriter:
 
 
 def _png(values: np.ndarray) -> bytes:
-    return cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return cv2.imencode(
+        ".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    )[1].tobytes()
 
 
 def _hands_to_npy(hands: Pair[HandLabel | None]) -> bytes:
