@@ -33,7 +33,7 @@ class Checkpoint:
         save_file(tensors, unfinished, metadata={"note": json.dumps(note | {"identity": self.identity})})
         unfinished.rename(self.path)
 
-    def load(self, net: nn.Module, averaged: nn.Module, optimiser: Any, device: str) -> dict[str, Any] | None:
+    def load(self, net: nn.Module, averaged: nn.Module, optimiser: Any) -> dict[str, Any] | None:
         """Put the file's state into the modules and the optimiser; its note, or None where there is no file.
 
         Raises:
@@ -45,7 +45,7 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 note: dict[str, Any] = json.loads(file.metadata()["note"])
-            state = load_file(self.path, device=device)
+            state = load_file(self.path)
             identity = note["identity"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{self.path}: cannot be read: {error}; delete it to start anew") from error

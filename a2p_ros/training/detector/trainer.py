@@ -114,7 +114,7 @@ class DetectorTrainer:
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Train to the end from wherever the folder's checkpoint stands; yields a record at each validation."""
-        note = self._checkpoint.load(self.net, self.averaged, self.optimiser, str(self.accelerator.device))
+        note = self._checkpoint.load(self.net, self.averaged, self.optimiser)
         if note is not None:
             self.step, self.seconds, self.history = note["step"], note["seconds"], note["history"]
         begin, sums, count = time.monotonic() - self.seconds, dict[str, float](), 0
