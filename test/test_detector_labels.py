@@ -146,7 +146,7 @@ def test_labels_follow_the_pixels(beside: float) -> None:
     """Dots are drawn where the joints are: they must be there still after turning, scaling, mirroring, joining."""
     _, labels = scene(3)
     image = dotted(labels)
-    config = AugmentConfig(**(PLAIN.__dict__ | {"beside": beside, "hand_low": 60.0}))
+    config = AugmentConfig(**(PLAIN.__dict__ | {"beside": beside, "hand_low": 40.0}))
     seen = mirrored = 0
     for number in range(60):
         out, hands = augmented(lambda _: (image, labels), np.random.default_rng([5, number]), HEIGHT, WIDTH, config)

@@ -43,6 +43,7 @@ def add(what: Any) -> None:
     parser.add_argument("--rate", type=float, help="highest learning rate")
     parser.add_argument("--height", type=int, help="of the pictures that are trained on [px]")
     parser.add_argument("--width", type=int, help="of the pictures that are trained on [px]")
+    parser.add_argument("--small-share", type=float, help="share of the steps, the first ones, on small pictures")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
     parser.add_argument("--workers", type=int, help="processes that draw frames, and threads that make pictures")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.training.detector.network import NetworkConfig
     from a2p_ros.training.detector.trainer import DetectorTrainer, TrainConfig
 
-    names = ("seed", "steps", "batch", "rate", "height", "width", "precision", "every", "workers")
+    names = ("seed", "steps", "batch", "rate", "height", "width", "small_share", "precision", "every", "workers")
     train = options.given(TrainConfig(), args, **{name: name for name in names})
     pack_config, sizes, augment = PackConfig(), NetworkConfig(), AugmentConfig()
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0

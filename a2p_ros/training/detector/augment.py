@@ -90,7 +90,7 @@ def _placed(
     """A frame scaled, turned, mirrored and shifted into a picture."""
     rows, columns = image.shape[:2]
     which = int(rng.integers(len(hands))) if len(hands) else None
-    scale = _scale(None if which is None else hands.boxes(rows, columns)[which], rng, config)
+    scale = _scale(None if which is None else hands.boxes(rows, columns)[which], 0.95 * height, rng, config)
     turn = rng.uniform(-math.pi, math.pi) if rng.random() < config.any_turn else rng.normal(0, config.turn)
     stretch = math.exp(rng.normal(0, config.stretch) / 2)
     matrix = np.eye(2) * scale * [stretch, 1 / stretch]
@@ -104,17 +104,21 @@ def _placed(
     spread = 0.5 if rng.random() < 0.25 else 0.35
     target = np.array([width, height]) * (0.5 + rng.uniform(-spread, spread, 2))
     whole = np.column_stack([matrix, target - matrix @ anchor])
+    drawn = whole
     if scale < 0.7:  # bilinear sampling reads four pixels however many lie between
-        image = cv2.GaussianBlur(image, (0, 0), 0.45 / scale)
+        small = tuple(max(round(edge * scale / 0.8), 1) for edge in (columns, rows))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        ratio = np.array([columns / small[0], rows / small[1]])
+        drawn = np.column_stack([matrix * ratio, whole[:, 2] + matrix @ (ratio - 1) / 2])
     border = int(rng.choice([cv2.BORDER_REPLICATE, cv2.BORDER_CONSTANT]))
     fill = [int(v) for v in rng.integers(0, 256, 3)] if rng.random() < 0.6 else [114] * 3
-    out = cv2.warpAffine(image, whole, (width, height), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=fill)
+    out = cv2.warpAffine(image, drawn, (width, height), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=fill)
     return out, hands.moved(whole)
 
 
-def _scale(box: Box | None, rng: np.random.Generator, config: AugmentConfig) -> float:
-    """Such that hands of all sizes are as frequent; frames without hands as they come."""
-    low, high = math.log(config.hand_low), math.log(config.hand_high)
+def _scale(box: Box | None, most: float, rng: np.random.Generator, config: AugmentConfig) -> float:
+    """Such that hands of all sizes up to ``most`` [px] are as frequent; frames without hands as they come."""
+    low, high = math.log(config.hand_low), math.log(max(min(config.hand_high, most), config.hand_low))
     if box is None:
         return math.exp(rng.uniform(math.log(0.3), math.log(config.enlarge)))
     return min(math.exp(rng.uniform(low, high)) / max(box.size, 1.0), config.enlarge)

@@ -30,7 +30,7 @@ from a2p_ros.training.detector.score import DetectionScore
 from a2p_ros.types import Image
 
 #: Validation frames, at most: it is there to watch, not to judge.
-_VALIDATION = 400
+_VALIDATION = 200
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,19 @@ class TrainConfig(Checked):
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31)
     steps: int = setting(8000, "Steps of the optimiser.", low=1)
-    batch: int = setting(32, "Pictures a step, over all processes.", low=1)
+    batch: int = setting(48, "Pictures a step, over all processes.", low=1)
     height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
+    small_share: float = setting(
+        0.8,
+        "Share of the steps, the first ones, on small pictures: they teach as much for a third of the time.",
+        low=0.0,
+        high=1.0,
+    )
+    small_height: int = setting(96, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
+    small_width: int = setting(128, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
     rate: float = setting(
-        2e-3, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
+        3e-3, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
     )
     decay: float = setting(0.02, "AdamW's weight decay.", low=0.0)
     ema: float = setting(0.998, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
@@ -55,11 +63,14 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.height % DEEPEST or self.width % DEEPEST:
-            raise ConfigError(
-                f"TrainConfig: expected height and width that are multiples of {DEEPEST}, got "
-                f"{self.height} and {self.width}"
-            )
+        edges = (self.height, self.width, self.small_height, self.small_width)
+        if any(edge % DEEPEST for edge in edges):
+            raise ConfigError(f"TrainConfig: expected heights and widths that are multiples of {DEEPEST}, got {edges}")
+
+    def picture(self, step: int) -> tuple[int, int]:
+        """Height and width of a step's pictures [px]."""
+        small = step < self.small_share * self.steps
+        return (self.small_height, self.small_width) if small else (self.height, self.width)
 
 
 class DetectorTrainer:
@@ -170,11 +181,11 @@ class DetectorTrainer:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         count = max(self.config.batch // world, 1)
         seeds = [[self.config.seed, step, rank * count + i] for i in range(count)]
-        return [pool.submit(self._picture, np.random.default_rng(seed)) for seed in seeds]
+        return [pool.submit(self._picture, np.random.default_rng(seed), *self.config.picture(step)) for seed in seeds]
 
-    def _picture(self, rng: np.random.Generator) -> tuple[Image, Hands]:
+    def _picture(self, rng: np.random.Generator, height: int, width: int) -> tuple[Image, Hands]:
         cv2.setNumThreads(1)  # each of these threads is one already
-        return augmented(self._draw, rng, self.config.height, self.config.width, self.augment)
+        return augmented(self._draw, rng, height, width, self.augment)
 
     def _draw(self, rng: np.random.Generator) -> tuple[Image, Hands]:
         return self.training[int(rng.integers(len(self.training)))]
