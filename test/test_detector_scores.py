@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from made_detector import colours
 
 from a2p_ros.cli import main
 from a2p_ros.evaluation.clip import places_of
@@ -127,7 +128,7 @@ def test_a_clip_without_hands() -> None:
     [
         (["--n", "0"], "expected 1 or more, got 0"),
         (["--seed", "1000"], "expected 0 to 999, which training never draws, got 1000"),
-        (["--video", "no.mp4"], "no.mp4"),
+        (["--weights", "nowhere"], "no card of a hand detector"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capfd) -> None:
@@ -139,14 +140,16 @@ def test_the_command_on_a_picture_without_hands(tmp_path: Path, capfd) -> None:
     pytest.importorskip("mediapipe")
     path = tmp_path / "grey.png"
     cv2.imwrite(str(path), np.full((240, 320, 3), 120, np.uint8))
-    assert main(["eval", "detector", "--video", str(path), "--sides", "none", "--json"]) == 0
+    weights = str(colours(tmp_path / "weights"))
+    assert main(["eval", "detector", "--video", str(path), "--sides", "none", "--weights", weights, "--json"]) == 0
     result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert result["frames"] == 1 and result["false_hands_per_frame"] == 0 and result["recall"] is None
 
 
 def test_the_command_on_rendered_frames(tmp_path: Path, capfd) -> None:
     pytest.importorskip("mediapipe")
-    arguments = ["eval", "detector", "--n", "6", "--seed", "5", "--frames", str(tmp_path), "--workers", "1", "--json"]
+    arguments = ["eval", "detector", "--n", "6", "--seed", "5", "--frames", str(tmp_path / "frames")]
+    arguments += ["--workers", "1", "--weights", str(colours(tmp_path / "weights")), "--json"]
     assert main(arguments) == 0
     result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert result["n"] == 6 and result["seed"] == 5
@@ -155,3 +158,4 @@ def test_the_command_on_rendered_frames(tmp_path: Path, capfd) -> None:
         for group in result[who].values():
             assert {"recall", "precision", "side_accuracy"} <= set(group)
     assert {"orientation_deg_p90", "ms_p50"} <= set(result)
+    assert set(result["pipeline"]) == {"mediapipe", "a2p", "combined"}

@@ -5,58 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
+from made_detector import AREA, colours
 
 from a2p_ros.config import DetectionConfig, DeviceConfig
 from a2p_ros.detection import combined as combined_module
 from a2p_ros.detection.combined import CombinedDetector
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.hand_detector import fit_of
-from a2p_ros.detection.hand_weights import CARD, NETWORK, save
+from a2p_ros.detection.hand_weights import CARD, NETWORK
 from a2p_ros.errors import DeviceError, WeightsError
 from a2p_ros.types import Box, Detection
 
 CPU = DeviceConfig(device="cpu", threads=1)
-AREA = 96 * 128
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (90, 90, 90)
-
-
-class Colours(nn.Module):
-    """Red is a left hand, blue a right one; each points right and is 48 x 32 px about its cell."""
-
-    def __init__(self, channels: int = 9) -> None:
-        super().__init__()
-        numbers = torch.tensor([1.5, 1.0, 1.5, 1.0, 0.0, 1.0, 0.5, -0.5, math.log(40 / 64)])[:channels]
-        self.register_buffer("numbers", numbers.repeat(2).reshape(1, 2, channels, 1, 1))
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        x = pictures.permute(0, 3, 1, 2).float() / 255
-        red, _, blue = nn.functional.avg_pool2d(x, 8).split(1, 1)
-        heat = torch.cat([red - blue, blue - red], 1).clamp(0, 1)
-        return heat, self.numbers + 0 * heat[:, :, None]
-
-
-def colours(folder: Path, channels: int = 9, area: int = AREA) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Colours(channels).eval(),
-            (torch.zeros(1, 64, 96, 3, dtype=torch.uint8),),
-            folder / "made.onnx",
-            dynamo=False,
-            input_names=["pictures"],
-            output_names=["heat", "numbers"],
-            dynamic_axes={"pictures": {1: "h", 2: "w"}, "heat": {2: "r", 3: "c"}, "numbers": {3: "r", 4: "c"}},
-        )
-    save(folder, (folder / "made.onnx").read_bytes(), area, {"name": "colours"})
-    return folder
 
 
 @pytest.fixture(scope="module")

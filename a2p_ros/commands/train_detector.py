@@ -48,7 +48,7 @@ def add(what: Any) -> None:
     parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
     parser.add_argument("--workers", type=int, help="processes that draw frames, and threads that make pictures")
     parser.add_argument(
-        "--start", type=Path, metavar="FILE", help="begin with the weights of this checkpoint.safetensors"
+        "--from-checkpoint", type=Path, metavar="FILE", help="begin with the weights of this checkpoint.safetensors"
     )
     common.add_json(parser)
     parser.set_defaults(run=run)
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.hand import load_hand_models
     from a2p_ros.training.detector import curves
     from a2p_ros.training.detector.augment import AugmentConfig
+    from a2p_ros.training.detector.checkpoint import note_of
     from a2p_ros.training.detector.export import to_onnx
     from a2p_ros.training.detector.frames import PackConfig, PackedFrames, pack, read_packed
     from a2p_ros.training.detector.network import NetworkConfig
@@ -80,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         parts.append(read_packed(source, packed, pack_config))
     training, validation = PackedFrames.joined(parts).split()
     trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out)
-    if args.start is not None:
-        trainer.start_from(args.start)
+    if args.from_checkpoint is not None:
+        trainer.start_from(args.from_checkpoint)
     if first and not args.json:
         common.say(f"{len(training)} frames, {len(validation)} for validation")
     with common.bar(total=train.steps, unit="step", what="training") as bar:
@@ -90,7 +91,11 @@ def run(args: argparse.Namespace) -> int:
             bar.set_postfix_str(_summary(record))
     if not first:
         return 0
-    card = {
+    begun = {}
+    if args.from_checkpoint is not None:
+        note = note_of(args.from_checkpoint)
+        begun = {"begun_from": {"training": note["identity"], "steps": note["step"], "seconds": note["seconds"]}}
+    card = begun | {
         "name": "a2p_detector_lite",
         "training": dataclasses.asdict(train),
         "augmentation": dataclasses.asdict(augment),

@@ -42,13 +42,12 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
+        note = note_of(self.path)
         try:
-            with safe_open(self.path, framework="pt") as file:
-                note: dict[str, Any] = json.loads(file.metadata()["note"])
             state = load_file(self.path)
-            identity = note["identity"]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError) as error:
             raise WeightsError(f"{self.path}: cannot be read: {error}; delete it to start anew") from error
+        identity = note["identity"]
         if identity != self.identity:
             raise ConfigError(
                 f"{self.path} belongs to another training ({identity}), not to this one ({self.identity}); choose "
@@ -73,3 +72,15 @@ def averaged_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read: {error}; give a checkpoint.safetensors of a training") from error
     return {k.removeprefix("mean."): v for k, v in state.items() if k.startswith("mean.")}
+
+
+def note_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its training; raises WeightsError where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            note: dict[str, Any] = json.loads(file.metadata()["note"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}; delete it to start anew") from error
+    if not {"identity", "step", "seconds", "history"} <= set(note):
+        raise WeightsError(f"{path}: is no checkpoint of this training, it notes {sorted(note)}; choose another folder")
+    return note
