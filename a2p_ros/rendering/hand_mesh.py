@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from a2p_ros.errors import HandModelError
 from a2p_ros.hand import HandModel
@@ -23,7 +23,7 @@ from a2p_ros.rotations import axis_angle_to_matrix, rotation_between
 from a2p_ros.types import Side
 
 #: Distances of the forearm's sections from the wrist ring [m], and half width and half thickness there [m].
-_ALONG = np.array([0.012, 0.028, 0.046, 0.072, 0.105, 0.150, 0.205, 0.28, 0.37, 0.49])
+_ALONG = np.array([0.012, 0.028, 0.046, 0.072, 0.105, 0.150, 0.205, 0.28, 0.37, 0.49, 0.495])
 _SECTIONS_AT = np.array([0.0, 0.03, 0.06, 0.10, 0.15, 0.20, 0.24, 0.30, 0.50])
 _HALF_WIDTH = np.array([0.0260, 0.0262, 0.0285, 0.0335, 0.0400, 0.0430, 0.0430, 0.0440, 0.0480])
 _HALF_THICKNESS = np.array([0.0185, 0.0200, 0.0230, 0.0280, 0.0345, 0.0390, 0.0410, 0.0430, 0.0480])
@@ -93,39 +93,49 @@ class ArmMesh:
             faces = faces[:, ::-1]
         offsets = template[ring] - self._ring_centre
         self._sections = self._make_sections(offsets, _ALONG)
+        self._sections[-1] *= 0.02  # closes the arm
         count = len(template) + len(_ALONG) * len(ring)
         self._faces, self._subdivision = faces, Subdivision.of(faces, count)
 
         rest = np.concatenate(
             [template, self._tube_vertices(self._sections, _ALONG, np.eye(3), self._rest_wrist, self._away)]
         )
-        fine = self._subdivision(rest) * flip
-        fine_faces = self._subdivision.faces
-        normals = vertex_normals(fine, fine_faces[:, ::-1] if model.side is Side.LEFT else fine_faces).astype(
-            np.float64
-        )
-        self._skin = Look(
-            faces=fine_faces,
-            colours=np.tile(np.asarray(tone, np.float32), (len(fine), 1)),
-            material=SKIN,
-            textures=(textures.palm, textures.back),
-            relief=textures.relief,
-            uv=texture_coordinates(fine),
-            nails=self._nail_coordinates(fine, normals),
-            facing=-normals[:, 1],
-        )
-        self._coarse = self._parts_look(count) if parts else None
+        self._skin = self._skin_look(self._subdivision(rest) * flip, self._subdivision.faces, textures, tone)
+        self._coarse = None
+        if parts:
+            named = self._parts(count)
+            self._coarse = self._skin_look(rest * flip, _highest_last(faces, named), textures, tone, named)
         covers = [] if sleeve is None else [(True, _sleeve_cover(self, sleeve))]
         self._covers = covers + ([] if watch is None else [(False, _watch_cover(self, watch))])
 
-    def _parts_look(self, count: int) -> Look:
-        """The coarse mesh with the part of each vertex: the joint that moves it most, and ``FOREARM_PART``."""
+    def _skin_look(
+        self,
+        points: np.ndarray,
+        faces: np.ndarray,
+        textures: SkinTextures,
+        tone: tuple[float, float, float],
+        parts: np.ndarray | None = None,
+    ) -> Look:
+        """``points`` are those of the right hand at rest."""
+        outside = faces[:, ::-1] if self.side is Side.LEFT else faces
+        normals = vertex_normals(points, outside).astype(np.float64)
+        return Look(
+            faces=faces,
+            colours=np.tile(np.asarray(tone, np.float32), (len(points), 1)),
+            material=SKIN,
+            textures=(textures.palm, textures.back),
+            relief=textures.relief,
+            uv=texture_coordinates(points),
+            nails=self._nail_coordinates(points, normals),
+            facing=-normals[:, 1],
+            parts=parts,
+        )
+
+    def _parts(self, count: int) -> UInt8[np.ndarray, "v"]:
+        """Part of each vertex: the joint that moves it most, and ``FOREARM_PART``."""
         parts = np.full(count, FOREARM_PART, np.uint8)
         parts[: self.model.n_vertices] = self.model.weights.numpy().argmax(1)
-        # Each face has the part of its last vertex: the highest, so that both hands' are cut alike.
-        first = (parts[self._faces].argmax(1) + 1) % 3
-        faces = np.take_along_axis(self._faces, (first[:, None] + np.arange(3)) % 3, axis=1)
-        return Look(faces, np.zeros((count, 3), np.float32), parts=parts)
+        return parts
 
     def _make_sections(self, offsets: np.ndarray, along: np.ndarray) -> np.ndarray:
         """(rows, ring, 3): sections of the forearm at rest about its axis, from the ring's outline to an ellipse."""
@@ -195,17 +205,21 @@ class ArmMesh:
         spheres: Float[np.ndarray, "n 4"],
         key_direction: Float[np.ndarray, "3"],
         numbers: tuple[int, int] | None = None,
+        fine: bool = True,
     ) -> list[Surface]:
         """Skin, and sleeve where there is one, of a posed hand in the camera frame.
 
         ``vertices`` are the hand model's, ``rotation`` its global rotation, ``wrist`` its wrist joint [m] and
         ``axis`` the unit vector from wrist to elbow. ``spheres`` (centre, radius) [m] darken what is near them and
         shade it from the key light. Skin has the number ``id``, sleeve and watch have ``numbers`` (``id`` + 1 and + 2).
+        Without ``fine`` (only with ``parts``) nothing is subdivided, which does for hands of up to 100 pixels.
         """
         tube = self._tube_vertices(self._sections, _ALONG, rotation, wrist, axis)
         skin = np.concatenate([vertices, tube])
         out = [
-            self._surface(skin, self._faces, self._subdivision, self._skin, self._coarse, id, spheres, key_direction)
+            self._surface(
+                skin, self._faces, self._subdivision, self._skin, self._coarse, id, spheres, key_direction, fine
+            )
         ]
         sleeve_id, watch_id = (id + 1, id + 2) if numbers is None else numbers
         for is_sleeve, cover in self._covers:
@@ -213,7 +227,9 @@ class ArmMesh:
             number = sleeve_id if is_sleeve else watch_id
             coarse = None if self._coarse is None else cover.coarse
             out.append(
-                self._surface(cloth, cover.faces, cover.subdivision, cover.look, coarse, number, spheres, key_direction)
+                self._surface(
+                    cloth, cover.faces, cover.subdivision, cover.look, coarse, number, spheres, key_direction, fine
+                )
             )
         return out
 
@@ -227,10 +243,13 @@ class ArmMesh:
         id: int,
         spheres: np.ndarray,
         key: np.ndarray,
+        wants_fine: bool,
     ) -> Surface:
         """The finer mesh; normals and light are computed on the coarse one and go through the same weights."""
         normals = vertex_normals(coarse, faces)
         light = received_light(coarse, normals, spheres, key)
+        if coarse_look is not None and not wants_fine:
+            return Surface(coarse, coarse_look, id, normals, light)
         fine = subdivision(np.concatenate([subdivision.fitted(coarse).astype(np.float32), normals, light], axis=1))
         plain = None if coarse_look is None else Surface(coarse, coarse_look, id)
         return Surface(fine[:, :3], look, id, fine[:, 3:6], fine[:, 6:8], plain)
@@ -257,7 +276,7 @@ class _Cover:
         subdivision = Subdivision.of(faces, count * len(rows))
         fine = subdivision(colours.astype(np.float32))
         look = Look(subdivision.faces, fine, material=CLOTH)
-        return cls(rows, sections, faces, subdivision, look, Look(faces, np.zeros((len(colours), 3), np.float32)))
+        return cls(rows, sections, faces, subdivision, look, Look(faces, colours.astype(np.float32), material=CLOTH))
 
 
 def _ellipses(angles: np.ndarray, along: np.ndarray, thicker: np.ndarray | float) -> np.ndarray:
@@ -276,9 +295,9 @@ def _ring(count: int) -> np.ndarray:
 
 def _sleeve_cover(arm: ArmMesh, sleeve: Sleeve) -> _Cover:
     """A wider tube with a hem that turns inwards and a few folds."""
-    rows = sleeve.start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33])
-    rows[-1] = max(rows[-1], _ALONG[-1] + 0.01)
-    wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012])
+    rows = sleeve.start + np.array([0.004, 0.0, 0.0, 0.007, 0.022, 0.042, 0.066, 0.095, 0.14, 0.21, 0.33, 0.335])
+    rows[-2:] += max(_ALONG[-1] + 0.01 - rows[-2], 0.0)
+    wider = np.array([0.0005, 0.0015, 0.0050, 0.0062, 0.0055, 0.0065, 0.0055, 0.0070, 0.0075, 0.009, 0.012, 0.012])
     angles = _ring(22)
     sections = _ellipses(angles, rows, wider)
     # Folds run askew round the arm and grow towards the elbow.
@@ -287,6 +306,7 @@ def _sleeve_cover(arm: ArmMesh, sleeve: Sleeve) -> _Cover:
     )
     fade = np.clip((rows - sleeve.start - 0.012) / 0.04, 0, 1)[:, None]
     sections *= (1 + fold * fade / 0.03)[..., None]
+    sections[-1] *= 0.02  # closes the sleeve
     return _Cover.of(arm, rows, sections, np.tile(sleeve.colour, (len(rows) * len(angles), 1)))
 
 
@@ -333,6 +353,12 @@ def open_wrist(
             f"expected one opening at the wrist, found a ring of {len(ring)} of {len(following)} edges"
         )
     return kept, np.array(ring)
+
+
+def _highest_last(faces: Int[np.ndarray, "f 3"], parts: UInt8[np.ndarray, "v"]) -> Int[np.ndarray, "f 3"]:
+    """Faces turned so that the last vertex, whose part they have, has the highest: both hands' are then cut alike."""
+    first = (parts[faces].argmax(1) + 1) % 3
+    return np.take_along_axis(faces, (first[:, None] + np.arange(3)) % 3, axis=1)
 
 
 def _tube(ring: Int[np.ndarray, "r"], first: int, rows: int) -> Int[np.ndarray, "f 3"]:

@@ -54,6 +54,8 @@ from a2p_ros.types import Box, Image, Pair, Side
 #: Things of one shard, and people who share a skin's texture.
 _THINGS, _SHARING = 12, 3
 _TEXEL = 0.0009
+#: Hands up to this size [px] are drawn with the model's own mesh, whose edges are then 2 pixels long.
+_COARSE = 100
 #: A joint is hidden by what lies farther before it than its own flesh is thick [m].
 _FLESH = np.array([0.040, 0.040, *[0.028] * 19])
 
@@ -165,7 +167,7 @@ class FrameMaker:
         person = studio.people[int(rng.integers(len(studio.people)))]
         placed_things = self._things(kind, arms, rng)
         uppers = {arm.side: upper_arm(arm, placed.view, rng) for arm in arms}
-        skins, others = _surfaces(arms, uppers, placed_things, person, studio, key)
+        skins, others = _surfaces(arms, uppers, placed_things, person, studio, camera, key)
         # What covers is drawn first: the skin below it then costs nothing.
         surfaces = [*others, *skins.left, *skins.right]
         layer = self._renderer.layer(surfaces, camera, lights)
@@ -248,6 +250,7 @@ def _surfaces(
     placed: list[PlacedThing],
     person: Person,
     studio: Studio,
+    camera: CameraModel,
     key: np.ndarray,
 ) -> tuple[Pair[Sequence[Surface]], list[Surface]]:
     """Skin of the left and right hand, and everything else."""
@@ -265,6 +268,7 @@ def _surfaces(
             spheres=spheres,
             key_direction=key,
             numbers=(part_id(arm.side, SLEEVE), THING_PART),
+            fine=Box.around(camera.project(arm.joints)).size > _COARSE,
         )
         if (upper := uppers[arm.side]) is not None:
             number = part_id(arm.side, SLEEVE)

@@ -29,7 +29,7 @@ _NEAREST = 0.12
 #: A hand with fewer joints than this in the picture is not in it.
 _JOINTS_INSIDE = 8
 #: Hands that do not touch are at least this far apart [m].
-_APART = 0.003
+_APART = 0.005
 _TRIES = 40
 
 
@@ -114,8 +114,7 @@ def _arms(
             half = None if rng.random() < 0.2 else on_the_right
             points.append(_point(camera, radius / depth, depth, cut, rng, half))
         a, b = _turned_to(a, centre_a, points[0]), _turned_to(b, centre_b, points[1])
-        apart = gap(a.spheres(whole=True), b.spheres(whole=True))
-        return _pair(a, b) if apart > _APART else None
+        return _pair(a, b) if _apart(a, b) else None
     # Crossing: the second hand stands before or behind the first, near the same ray.
     depth = _depth(radius_a, size, camera)
     at = _point(camera, radius_a / depth, depth, cut, rng)
@@ -128,10 +127,18 @@ def _arms(
         if z < 0.14:
             return None
         moved = _turned_to(b, centre_b, np.array([*(at[:2] / at[2] * z + shift), z]))
-        if gap(a.spheres(whole=True), moved.spheres(whole=True)) > _APART:
+        if _apart(a, moved):
             return _pair(a, moved)
         away += 0.02
     return None
+
+
+def _apart(a: PosedArm, b: PosedArm) -> bool:
+    """Whether two arms are clear of each other: forearms by spheres, hands, which spheres do not fill, by vertices."""
+    if gap(a.spheres(whole=True), b.spheres(whole=True)) < _APART:
+        return False
+    between = a.vertices[::3, None] - b.vertices[None, ::3]
+    return float(np.einsum("ijk,ijk->ij", between, between).min()) > (2 * _APART) ** 2
 
 
 def _pair(a: PosedArm, b: PosedArm) -> Pair[PosedArm | None]:

@@ -14,6 +14,8 @@ from a2p_ros.training.synthetic.poser import PosedArm
 from a2p_ros.training.synthetic.samples import THING_PART
 from a2p_ros.training.synthetic.shapes import HOLDING
 
+#: What encloses a thing in the hand: bases, middle joints and tips of the fingers, the thumb.
+_AROUND_GRIP = (2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20)
 #: Corners of a thing's sections.
 _AROUND = 20
 #: A thing ends this far inside the skin of the fingers that hold it [m].
@@ -118,17 +120,19 @@ def held_by(arm: PosedArm, things: int, rng: np.random.Generator) -> PlacedThing
         return None
     j = arm.joints
     if across:
-        axis = j[5] - j[17]
-        centre = (j[[6, 10, 14, 18]].mean(0) + j[[8, 12, 16, 20]].mean(0) + j[9] + j[13] + j[4]) / 5
+        # Of some lines across the palm, between it and the fingers, the one with most room round it.
+        axis = (j[5] - j[17]) / np.linalg.norm(j[5] - j[17])
+        spheres = arm.spheres()
+        candidates = rng.dirichlet(np.full(len(_AROUND_GRIP), 0.8), 24) @ j[list(_AROUND_GRIP)]
+        offsets = spheres[None, :, :3] - candidates[:, None]
+        aside = np.linalg.norm(offsets - (offsets @ axis)[..., None] * axis, axis=-1) - spheres[:, 3]
+        rooms = aside.min(1)
+        centre, room = candidates[int(rooms.argmax())], float(rooms.max()) + _PRESSED
     else:
         axis = np.cross(j[8] - j[4], j[5] - j[17]) + rng.normal(0, 0.02, 3)
-        centre = (j[4] + j[8]) / 2
-    axis = axis / np.linalg.norm(axis)
-    spheres = arm.spheres()
-    offsets = spheres[:, :3] - centre
-    distance = np.linalg.norm(offsets - np.outer(offsets @ axis, axis), axis=1) - spheres[:, 3]
-    room = float(distance.min()) + _PRESSED if across else float(np.linalg.norm(j[8] - j[4])) / 2 - 0.006
-    if room < 0.003:
+        axis = axis / np.linalg.norm(axis)
+        centre, room = (j[4] + j[8]) / 2, float(np.linalg.norm(j[8] - j[4])) / 2 - 0.005
+    if room < 0.002:
         return None
     radius = min(room, 0.045)
     length = rng.uniform(0.05, 0.13) if across else max(radius * rng.uniform(0.8, 12.0), 0.006)

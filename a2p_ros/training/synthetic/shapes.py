@@ -87,7 +87,10 @@ WEIGHTS: dict[str, float] = {
     ANYHOW: 5.0,
 }
 #: Shapes whose fingers hold something, and whether it lies across the palm (else between the fingertips).
-HOLDING: dict[str, bool] = {"cup": True, "wrap": True, "grip": True, "claw": True, "pinch": False, "tripod": False}
+HOLDING: dict[str, bool] = {
+    **dict.fromkeys(("cup", "wrap", "grip", "claw", "relaxed", "half_closed"), True),
+    **dict.fromkeys(("pinch", "pinch_index", "tripod"), False),
+}
 
 
 def draw_shape(generator: np.random.Generator, name: str = "") -> tuple[str, Float[np.ndarray, "15 3"]]:
