@@ -13,6 +13,7 @@ from made_detector import AREA, colours
 
 from a2p_ros.config import DetectionConfig, DeviceConfig
 from a2p_ros.detection import combined as combined_module
+from a2p_ros.detection import hand_weights
 from a2p_ros.detection.combined import CombinedDetector
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.hand_detector import fit_of
@@ -135,6 +136,12 @@ def test_files_that_are_missing_or_tampered_with(weights: Path, tmp_path: Path) 
     (tmp_path / NETWORK).unlink()
     with pytest.raises(WeightsError, match="cannot be read"):
         detector(tmp_path)
+
+
+def test_without_weights_that_ship(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(hand_weights, "SHIPPED", tmp_path)
+    with pytest.raises(WeightsError, match=r"no weights .* ship.*a2p train detector.*backend mediapipe"):
+        make_detector(DetectionConfig(backend="a2p"), CPU)
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def find(folder: Path | str = "") -> DetectorFiles:
     """The files of a folder, empty for those that ship; WeightsError where they are missing or not as described."""
     folder = Path(folder).expanduser() if folder else SHIPPED
     path = folder / CARD
+    if folder == SHIPPED and not path.exists():
+        raise WeightsError(
+            "no weights of the hand detector ship with this version: train them with `a2p train detector` and name "
+            "their folder in detection.weights, or take detection.backend mediapipe"
+        )
     try:
         card = json.loads(path.read_text())
     except (OSError, ValueError) as error:
