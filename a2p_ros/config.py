@@ -75,9 +75,12 @@ def settings_of(cls: type) -> Iterator[tuple[str, Any, Setting]]:
 class DetectionConfig(Checked):
     """Image -> boxes with side and score."""
 
-    backend: Literal["mediapipe", "rtmdet"] = setting(
-        "mediapipe", "Hand detector: MediaPipe's palm model, or RTMDet from an ONNX file."
+    backend: Literal["mediapipe", "a2p", "combined", "rtmdet"] = setting(
+        "mediapipe",
+        "Hand detector: MediaPipe's palm model, this package's own, which tells the sides and sees hands that overlap, "
+        "both together, or RTMDet from an ONNX file.",
     )
+    weights: str = setting("", "Folder with the weights of backends a2p and combined; empty = those that ship.")
     rtmdet_path: str = setting(
         "", "ONNX file of an RTMDet hand detector with its post-processing; needed by backend rtmdet."
     )

@@ -28,7 +28,7 @@ def test_flat_names_make_the_same_configuration_again() -> None:
     [
         ({"detection.min_score": 1.5}, r"min_score: expected a value in \[0.0, 1.0\], got 1.5"),
         ({"detection.min_score": float("nan")}, "min_score"),
-        ({"detection.backend": "yolo"}, "expected one of 'mediapipe', 'rtmdet', got 'yolo'"),
+        ({"detection.backend": "yolo"}, "expected one of 'mediapipe', 'a2p', 'combined', 'rtmdet', got 'yolo'"),
         ({"detection.interval": "5"}, "expected int, got str '5'"),
         ({"detection.interval": True}, "expected int, got bool"),
         ({"smoothing.enabled": 1}, "expected bool, got int"),

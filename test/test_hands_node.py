@@ -176,7 +176,7 @@ def test_runtime_parameter_reaches_the_pipeline_and_bad_values_are_refused(peer:
     [
         ("max_age", 1, "parameter max_age: expected double .write 1.0, not 1."),
         ("max_age", 99.0, "parameter max_age"),
-        ("detection.backend", "magic", "expected one of 'mediapipe', 'rtmdet', got 'magic'"),
+        ("detection.backend", "magic", "expected one of 'mediapipe', 'a2p', 'combined', 'rtmdet', got 'magic'"),
     ],
 )
 def test_bad_parameter_at_start_is_named(peer: Peer, name: str, value: Any, match: str) -> None:

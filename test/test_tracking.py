@@ -399,3 +399,67 @@ def test_mirrored_and_joined_clip_has_both_hands_and_no_swap(media) -> None:
     assert np.mean(good) >= 0.98
     assert not any(pair.left is not None and pair.left.box.centre[0] > 1280 for pair in answers)
     assert not any(pair.right is not None and pair.right.box.centre[0] < 1280 for pair in answers)
+
+
+@dataclass
+class SidedWorld(World):
+    """A world whose detector tells the sides, as this package's own does."""
+
+    seen_sides: Sequence[Side] = tuple(Side)
+
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        self.runs += 1
+        shown = [h for h in self.hands if (Side.RIGHT if h.right > 0.5 else Side.LEFT) in self.seen_sides]
+        return [
+            dataclasses.replace(region_of(h.measured(Detection(Box.around(h.points()), 0.9))), right=round(h.right))
+            for h in shown
+        ]
+
+
+def test_a_second_hand_in_the_same_place_is_found_by_its_side() -> None:
+    """A left hand comes up behind the right one, turned across it: only its side tells it from the first."""
+    over, under = Hand(600, 460), Hand(510, 390, right=0.05, turn=1.3)
+    regions = [region_of(h.measured(Detection(Box.around(h.points()), 1.0))) for h in (over, under)]
+    assert same_place(*regions)
+    for world, wanted in ((World(), (None, 600)), (SidedWorld(), (510, 600))):
+        for _ in range(3):
+            world.frame(over)
+        assert [seen(world.frame(over, under)) for _ in range(6)][-1] == wanted
+
+
+def test_two_hands_in_one_place_are_both_found_at_once() -> None:
+    over, under = Hand(600, 460), Hand(510, 390, right=0.05, turn=1.3)
+    assert seen(SidedWorld().frame(over, under)) == (510, 600)
+
+
+def test_the_detectors_side_decides_where_the_landmarks_do_not() -> None:
+    unclear = Hand(900, right=0.55)
+    assert seen(World().frame(unclear)) == (None, 900)
+    world = SidedWorld()
+    world.frame(unclear)
+    told = dataclasses.replace(unclear, right=0.45)  # by its landmarks a little left
+    assert seen(world.frame(told)) == (None, 900)
+
+
+def test_a_detection_of_the_other_side_is_not_taken_for_a_lost_hand() -> None:
+    world = SidedWorld()
+    for _ in range(10):
+        world.frame(RIGHT)
+    for _ in range(3):
+        world.frame()
+    assert seen(world.frame(Hand(910, right=0.1))) == (910, None)
+
+
+def test_a_wrong_side_of_the_detector_makes_no_second_hand() -> None:
+    """It calls the only hand a left one; the track is right, and stays so."""
+    world = SidedWorld()
+    for _ in range(5):
+        world.frame(RIGHT)
+    world.tracker.interval = 1
+    for _ in range(3):
+        world.hands = [RIGHT]
+        regions = world.tracker.regions(
+            IMAGE, Always(dataclasses.replace(region_of(RIGHT.measured(Detection(Box(0, 0, 1, 1), 1.0))), right=0.05))
+        )
+        assert len(regions) == 1
+        assert seen(world.tracker.update([world.landmarks(r) for r in regions])) == (None, 900)

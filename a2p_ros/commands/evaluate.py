@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from a2p_ros.commands import common, evaluate_interactions
+from a2p_ros.commands import common, evaluate_detector, evaluate_interactions
 from a2p_ros.errors import InputError, SourceError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def add_parser(verbs: Any) -> None:
     _add_clip(kinds)
     _add_synthetic(kinds)
     evaluate_interactions.add(kinds)
+    evaluate_detector.add(kinds)
 
 
 def _add_clip(kinds: Any) -> None:

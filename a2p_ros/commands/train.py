@@ -6,11 +6,10 @@ import argparse
 import dataclasses
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from a2p_ros.commands import common
+from a2p_ros.commands import common, options, train_detector
 from a2p_ros.errors import ConfigError
 
 
@@ -51,6 +50,7 @@ def add_parser(verbs: Any) -> None:
     diffusion.add_argument("--hand-model", default="", metavar="DIR", help="folder made by `a2p hand-model convert`")
     common.add_json(diffusion)
     diffusion.set_defaults(run=run_diffusion)
+    train_detector.add(what)
 
 
 def run_diffusion(args: argparse.Namespace) -> int:
@@ -64,8 +64,8 @@ def run_diffusion(args: argparse.Namespace) -> int:
     from a2p_ros.training.diffusion_samples import Samples
 
     names = ("seed", "steps", "batch", "rate", "every", "conditions", "precision")
-    train = _given(TrainConfig(), args, **{name: name for name in names})
-    data_config = _given(
+    train = options.given(TrainConfig(), args, **{name: name for name in names})
+    data_config = options.given(
         DataConfig(), args, shards="shards", anywhere="anywhere", meeting="meeting", tries="tries", seed="data_seed"
     )
     models = load_hand_models(args.hand_model)
@@ -100,7 +100,7 @@ def run_diffusion(args: argparse.Namespace) -> int:
         "training": dataclasses.asdict(train),
         "data": dataclasses.asdict(data_config) | {"clean_pairs": kinds, "synthetic": True, "also": args.dataset},
         "samples": len(training),
-        "commit": _commit(),
+        "commit": options.commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {trainer.accelerator.device.type}",
         "training_seconds": round(trainer.seconds, 1),
         "validation": trainer.history[-1],
@@ -120,12 +120,6 @@ def run_diffusion(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(config: Any, args: argparse.Namespace, **names: str) -> Any:
-    """The configuration with the options that were given."""
-    changes = {field: getattr(args, option) for field, option in names.items() if getattr(args, option) is not None}
-    return dataclasses.replace(config, **changes)
-
-
 def _summary(record: dict[str, Any]) -> str:
     parts = [f"loss {record['loss']:.3f}"]
     for source in ("noise", "fit"):
@@ -135,20 +129,3 @@ def _summary(record: dict[str, Any]) -> str:
                 f"MRRPE {record[f'{source}_mrrpe_before']:.2f} -> {record[f'{source}_mrrpe_after']:.2f} mm"
             )
     return "; ".join(parts)
-
-
-def _commit() -> str:
-    """The source's commit, with a plus where files differ from it; empty outside a repository."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()

@@ -36,11 +36,19 @@ def make_detector(config: DetectionConfig, device: DeviceConfig) -> Detector:
         from a2p_ros.detection.rtmdet import RtmDetector
 
         return RtmDetector(config, device)
-    from a2p_ros.detection.palm import PalmDetector
+    if config.backend == "a2p":
+        from a2p_ros.detection.hand_detector import HandDetector
 
+        return HandDetector(config, device)
     if device.device not in ("auto", "cpu"):
         raise DeviceError(
             f"device {device.device!r}: MediaPipe's models run on the CPU only; take device auto or cpu, or detection "
-            "backend rtmdet"
+            "backend a2p or rtmdet"
         )
+    if config.backend == "combined":
+        from a2p_ros.detection.combined import CombinedDetector
+
+        return CombinedDetector(config, device)
+    from a2p_ros.detection.palm import PalmDetector
+
     return PalmDetector(config, device)

@@ -17,6 +17,8 @@ MAX_REGIONS = 4
 MAX_EVIDENCE = 12.0
 #: Least probability that one frame may give to either side.
 MIN_SIDE_PROBABILITY = 0.03
+#: A detection says which side it is from this probability on.
+SIDE_TOLD = 0.75
 #: Reward for staying on a side: a hand changes sides only on contrary evidence of half of this.
 KEEP_SIDE = 4.0
 #: A hand takes a side against its evidence only while that is weaker than this log-odds (probability 0.7).
@@ -95,14 +97,16 @@ class HandTracker:
             found = detector(image)
         else:
             self._since_detection += 1
+        taken = _taken(self._tracks, found)
         for i, track in enumerate(self._tracks):
-            near = [detection for detection in found if same_place(detection, carried[i])]
-            found = [detection for detection in found if detection not in near]
-            if near and track.hand.presence < LOW_PRESENCE:
-                carried[i] = near[0]
+            if taken[i]:
+                track.evidence = _capped(track.evidence + _log_odds(taken[i][0].right))
+                if track.hand.presence < LOW_PRESENCE:
+                    carried[i] = taken[i][0]
+        found = [detection for detection in found if not any(detection is d for near in taken for d in near)]
         fresh: list[Detection] = []
         for detection in sorted(found, key=lambda d: -d.score):
-            if not any(same_place(detection, other) for other in fresh):
+            if not any(same_place(detection, other) and not _opposed(detection, other) for other in fresh):
                 fresh.append(detection)
         self._asked = (carried + fresh)[:MAX_REGIONS]
         return list(self._asked)
@@ -143,14 +147,16 @@ class HandTracker:
             self._lose(track)
 
     def _begin(self, hand: HandKeypoints) -> _Track:
-        evidence = _log_odds(hand)
-        for lost in [lost for lost in self._lost if same_place(lost.region, region_of(hand))]:
+        # What the detector says of the side is told once: a hand that is followed has its landmarks' word only.
+        evidence = _evidence(hand) + _log_odds(hand.detection.right)
+        near = [lost for lost in self._lost if same_place(lost.region, region_of(hand))]
+        for lost in [lost for lost in near if not _against(hand.detection, lost)]:
             evidence += lost.evidence * MEMORY_FADE**lost.missing
             self._lost.remove(lost)
         return _Track(hand, region_of(hand), _capped(evidence))
 
     def _follow(self, track: _Track, hand: HandKeypoints) -> _Track:
-        evidence = _capped(track.evidence + _log_odds(hand))
+        evidence = _capped(track.evidence + _evidence(hand))
         region, before = region_of(hand), region_of(track.hand)
         (x, y, _), (x0, y0, _) = square_of(region), square_of(before)
         return _Track(hand, moved(region, PREDICTION * (x - x0), PREDICTION * (y - y0)), evidence, track.side)
@@ -166,10 +172,45 @@ class HandTracker:
         self._lost = [track for track in self._lost if track.missing <= MEMORY_FRAMES]
 
 
-def _log_odds(hand: HandKeypoints) -> float:
-    """One frame's evidence for a right hand."""
-    right = min(max(hand.right, MIN_SIDE_PROBABILITY), 1 - MIN_SIDE_PROBABILITY)
-    return hand.presence * math.log(right / (1 - right))
+def _taken(tracks: list[_Track], found: list[Detection]) -> list[list[Detection]]:
+    """Which detections show the hand of each track, nearest kind first; the others are new hands.
+
+    A detector that tells the sides sees two hands in one place where they cross. There, each track takes those of
+    its own side; one of the other side is its hand, too, unless one of its own is there.
+    """
+    taken: list[list[Detection]] = []
+    for track in tracks:
+        near = [detection for detection in found if same_place(detection, track.region)]
+        own = [d for d in near if not _against(d, track)]
+        taken.append(own or near)
+    for i, mine in enumerate(taken):
+        if mine and all(_against(d, tracks[i]) for d in mine):
+            # Not my side: it may be the other track's hand, which lies over mine.
+            others = [d for j, near in enumerate(taken) if j != i for d in near if not _against(d, tracks[j])]
+            taken[i] = [d for d in mine if not any(d is other for other in others)]
+    return taken
+
+
+def _against(detection: Detection, track: _Track) -> bool:
+    """Whether a detection is clearly of the other side than a track's."""
+    if track.side is None or abs(detection.right - 0.5) < SIDE_TOLD - 0.5:
+        return False
+    return (detection.right > 0.5) != (track.side is Side.RIGHT)
+
+
+def _opposed(a: Detection, b: Detection) -> bool:
+    """Whether two detections are clearly of different sides."""
+    return min(a.right, b.right) <= 1 - SIDE_TOLD and max(a.right, b.right) >= SIDE_TOLD
+
+
+def _evidence(hand: HandKeypoints) -> float:
+    """One frame's evidence for a right hand by its landmarks."""
+    return hand.presence * _log_odds(hand.right)
+
+
+def _log_odds(right: float) -> float:
+    right = min(max(right, MIN_SIDE_PROBABILITY), 1 - MIN_SIDE_PROBABILITY)
+    return math.log(right / (1 - right))
 
 
 def _capped(evidence: float) -> float:

@@ -33,11 +33,14 @@ class PeerHand:
 class MediaPipeHands:
     """The full model on a stream of frames, two hands at most; use it as a context manager.
 
+    Args:
+        still: whether each picture is another one, and nothing is carried from the one before.
+
     Raises:
         MissingDependencyError: MediaPipe's Python cannot be imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, still: bool = False) -> None:
         try:
             from mediapipe.python.solutions.hands import Hands
         except ImportError as error:
@@ -45,7 +48,7 @@ class MediaPipeHands:
                 f"MediaPipe's Python cannot be imported ({error}), which is needed to compare with it: "
                 "pip install 'a2p_ros[peer]' && pip install --no-deps mediapipe==0.10.21"
             ) from error
-        self._hands: Any = Hands(static_image_mode=False, max_num_hands=2, model_complexity=1)
+        self._hands: Any = Hands(static_image_mode=still, max_num_hands=2, model_complexity=1)
 
     def __call__(self, image: Image) -> list[PeerHand]:
         """Hands of the next frame (RGB)."""

@@ -1,0 +1,164 @@
+"""``a2p train detector``: rendered frames, training, and an ONNX file with one command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from a2p_ros.commands import common, options
+from a2p_ros.errors import ConfigError
+
+#: Of the pictures at run time [px^2], as 352 x 192.
+AREA = 67_584
+#: Frames that training draws come of this seed and higher ones; measurement takes lower ones.
+FIRST_SEED = 1000
+
+
+def add(what: Any) -> None:
+    """Options of ``a2p train detector``."""
+    parser = what.add_parser(
+        "detector",
+        help="the hand detector",
+        description="Draw frames of hands, then train the detector on them and write it as an ONNX file. All of it "
+        "goes on where an earlier run into the same folder stopped. On several GPUs: "
+        "accelerate launch -m a2p_ros.cli train detector ...",
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/detector"), metavar="DIR", help="weights and curves")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of shards made by `a2p synth`; may be given several times (default: OUT/frames, drawn here)",
+    )
+    parser.add_argument("--count", type=int, default=20_000, help="frames that are drawn where --frames is not given")
+    parser.add_argument("--data-seed", type=int, default=FIRST_SEED, help=f"of the drawn frames, {FIRST_SEED} or more")
+    parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
+    parser.add_argument("--steps", type=int, help="steps of the optimiser")
+    parser.add_argument("--batch", type=int, help="pictures a step")
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--height", type=int, help="of the pictures that are trained on [px]")
+    parser.add_argument("--width", type=int, help="of the pictures that are trained on [px]")
+    parser.add_argument("--small-share", type=float, help="share of the steps, the first ones, on small pictures")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
+    parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
+    parser.add_argument("--workers", type=int, help="processes that draw frames, and threads that make pictures")
+    parser.add_argument(
+        "--from-checkpoint", type=Path, metavar="FILE", help="begin with the weights of this checkpoint.safetensors"
+    )
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Frames, packed frames, training, ONNX file, curves."""
+    from a2p_ros.detection.hand_weights import CARD, NETWORK, save
+    from a2p_ros.hand import load_hand_models
+    from a2p_ros.training.detector import curves
+    from a2p_ros.training.detector.augment import AugmentConfig
+    from a2p_ros.training.detector.checkpoint import note_of
+    from a2p_ros.training.detector.export import to_onnx
+    from a2p_ros.training.detector.frames import PackConfig, PackedFrames, pack, read_packed
+    from a2p_ros.training.detector.network import NetworkConfig
+    from a2p_ros.training.detector.trainer import DetectorTrainer, TrainConfig
+
+    names = ("seed", "steps", "batch", "rate", "height", "width", "small_share", "precision", "every", "workers")
+    train = options.given(TrainConfig(), args, **{name: name for name in names})
+    pack_config, sizes, augment = PackConfig(), NetworkConfig(), AugmentConfig()
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    folders = args.frames or [_drawn(args) if first else args.out / "frames"]
+    parts = []
+    for number, source in enumerate(folders):
+        packed = args.out / "packed" / f"{number:02d}"
+        if first:
+            with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
+                for count in pack(source, packed, load_hand_models(), pack_config):
+                    bar.update(count - bar.n)
+        parts.append(read_packed(source, packed, pack_config))
+    training, validation = PackedFrames.joined(parts).split()
+    trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out)
+    if args.from_checkpoint is not None:
+        trainer.start_from(args.from_checkpoint)
+    if first and not args.json:
+        common.say(f"{len(training)} frames, {len(validation)} for validation")
+    with common.bar(total=train.steps, unit="step", what="training") as bar:
+        for record in trainer.run():
+            bar.update(record["step"] - bar.n)
+            bar.set_postfix_str(_summary(record))
+    if not first:
+        return 0
+    begun = {}
+    if args.from_checkpoint is not None:
+        note = note_of(args.from_checkpoint)
+        begun = {"begun_from": {"training": note["identity"], "steps": note["step"], "seconds": note["seconds"]}}
+    card = begun | {
+        "name": "a2p_detector_lite",
+        "training": dataclasses.asdict(train),
+        "augmentation": dataclasses.asdict(augment),
+        "network": dataclasses.asdict(sizes),
+        "data": {"synthetic": True, "frames": len(training), "scenes": [_scenes(folder) for folder in folders]},
+        "pictures": train.steps * train.batch,
+        "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
+        "commit": options.commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {trainer.accelerator.device.type}",
+        "training_seconds": round(trainer.seconds, 1),
+        "validation": trainer.history[-1],
+    }
+    save(args.out, to_onnx(trainer.averaged), AREA, card)
+    curves.draw(trainer.history, args.out / "curves.png")
+    result = {"weights": str(args.out / NETWORK), "card": str(args.out / CARD), **trainer.history[-1]}
+    common.finish(
+        args,
+        result,
+        [
+            _summary(trainer.history[-1]),
+            f"{NETWORK}, its card and curves.png are in {args.out}",
+            f"measure it: a2p eval detector --weights {args.out}; use it: the parameters detection.backend a2p and "
+            "detection.weights",
+        ],
+    )
+    return 0
+
+
+def _drawn(args: argparse.Namespace) -> Path:
+    """Frames for a training of their own, drawn where they are not there yet."""
+    from a2p_ros.training.synthetic.config import SynthConfig
+    from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards
+
+    if args.count < 1 or args.data_seed < FIRST_SEED:
+        raise ConfigError(
+            f"--count and --data-seed: expected 1 and {FIRST_SEED} or more (lower seeds are kept for measurement), got "
+            f"{args.count} and {args.data_seed}"
+        )
+    folder: Path = args.out / "frames"
+    # No larger than they are packed; crops and maps are for other networks.
+    config = SynthConfig(seed=args.data_seed, width=384, height=288, crop=0, maps=False)
+    workers = args.workers or len(os.sched_getaffinity(0))
+    claim_folder(config, folder)
+    if not (folder / PAIRS).exists():
+        with common.bar(total=config.pairs, unit="pair", what="interacting pairs") as bar:
+            for count in make_pairs(config, folder, workers):
+                bar.update(count - bar.n)
+    with common.bar(total=args.count, unit="frame", what="frames") as bar:
+        for task in make_shards(config, folder, args.count, workers):
+            bar.update(task.count)
+    return folder
+
+
+def _scenes(folder: Path) -> Any:
+    """What a folder of shards says of how it was drawn."""
+    from a2p_ros.training.synthetic.samples import read_frames
+
+    scene = next(iter(read_frames(folder))).scene
+    return {name: scene[name] for name in ("seed", "options") if name in scene}
+
+
+def _summary(record: dict[str, Any]) -> str:
+    return (
+        f"loss {record['loss']:.3f}; recall {record['recall']:.3f}, precision {record['precision']:.3f}, sides "
+        f"{record['side_accuracy']:.3f}, 90 % of the angles within {record['orientation_deg_p90']:.0f} degrees"
+    )

@@ -1,0 +1,1 @@
+"""The hand detector's network, data, training, export and measurement."""
