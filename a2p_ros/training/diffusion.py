@@ -248,7 +248,8 @@ class DiffusionTrainer:
         try:
             with safe_open(self._checkpoint, framework="pt") as file:
                 note = json.loads(file.metadata()["note"])
-            state = load_file(self._checkpoint, device=str(self.accelerator.device))
+            # Onto the processor first: of several processes accelerate calls it cpu:0, which safetensors does not know.
+            state = load_file(self._checkpoint)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{self._checkpoint}: cannot be read: {error}; delete it to start anew") from error
         if note["config"] != self._identity:
@@ -262,7 +263,7 @@ class DiffusionTrainer:
             prefix = f"adam.{i}."
             mine = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
             # AdamW counts its steps on the CPU.
-            self.optimiser.state[p] = {k: v.cpu() if k == "step" else v for k, v in mine.items()}
+            self.optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in mine.items()}
         self.step, self.seconds, self.history = note["step"], note["seconds"], note["history"]
 
 
