@@ -81,6 +81,7 @@ class CameraNode(Node):
         self.config: CameraConfig = declare_config(self, CameraConfig)
         self._stop, self._opened = stop, threading.Event()
         self.failure: A2PError | None = None
+        self._refused = False
         self._calibration = read_calibration(self.config.calibration_file) if self.config.calibration_file else None
         kind, topic = (
             (CompressedImage, "image_raw/compressed") if self.config.compressed else (ImageMessage, "image_raw")
@@ -93,7 +94,8 @@ class CameraNode(Node):
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._thread.start()
         self._opened.wait()
-        if self.failure is not None:
+        # A source that opens and fails at its first picture may be through with it by now: that ends the node later.
+        if self._refused and self.failure is not None:
             raise self.failure
 
     def farewell(self) -> None:
@@ -110,7 +112,8 @@ class CameraNode(Node):
                 self._publish_all(source)
         except A2PError as error:
             self.failure = error
-            if self._opened.is_set():
+            self._refused = not self._opened.is_set()
+            if not self._refused:
                 self.get_logger().fatal(f"the source ended: {type(error).__name__}: {error}")
         finally:
             self._opened.set()

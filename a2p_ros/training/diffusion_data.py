@@ -133,7 +133,7 @@ class Shard(NamedTuple):
 
 def shards_of(config: DataConfig) -> list[Shard]:
     """All shards of a configuration."""
-    # 19 shares no factor with the number of kinds, so that all are validated on.
+    # 19 shares no factor with the number of kinds: nineteen times as many shards as kinds validate on all of them.
     seed = config.seed * 1_000_003
     named = [
         Shard(f"shard_{i:05d}", TRAINING_KINDS[i % len(TRAINING_KINDS)], seed + i, i % 19 == 0)
