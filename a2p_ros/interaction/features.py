@@ -11,6 +11,9 @@ before and behind each joint, because together with what was not seen it tells w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -42,6 +45,42 @@ _SAMPLES, _SOFT = 320, 0.003
 _BESIDE, _BEHIND = 0.006, 0.02
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """Turns vectors (B, n, 3) of the pairs' frame into the wrists' axes, those of a left hand mirrored."""
+
+    rotation: Float[Tensor, "batch 3 3"]
+    rotation_other: Float[Tensor, "batch 3 3"]
+    sign: Float[Tensor, "3"]
+    sign_other: Float[Tensor, "3"]
+
+    @classmethod
+    def of(cls, pairs: HandPairs, side: Side) -> _Axes:
+        """Of a hand of pairs and the other one."""
+        rotations = [pairs.rotations[s][:, 0] for s in (side, side.other)]
+        flip, same = (rotations[0].new_tensor([x, 1.0, 1.0]) for x in (-1.0, 1.0))
+        return cls(rotations[0], rotations[1], *((flip, same) if side is Side.LEFT else (same, flip)))
+
+    def own(self, vectors: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
+        """In the axes of the hand itself."""
+        return (vectors @ self.rotation) * self.sign
+
+    def other(self, vectors: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
+        """In the axes of the other hand."""
+        return (vectors @ self.rotation_other) * self.sign_other
+
+
+class _Image(NamedTuple):
+    """What the image shows: of joints, of hands, and of the pair."""
+
+    to_ray: Float[Tensor, "batch 2 21 3"]
+    confidence: Float[Tensor, "batch 2 21"]
+    mean_way: Float[Tensor, "batch 2 3"]
+    on_ray: Pair[Tensor]
+    view: Float[Tensor, "batch 3"]
+    distance: Float[Tensor, "batch 1"]
+
+
 class ConditionFeatures:
     """Computes the features of pairs of one hand model.
 
@@ -69,71 +108,41 @@ class ConditionFeatures:
         with torch.no_grad():
             found = inside_vertices(self._meshes, vertices) if found is None else found
             contact = contact_features(self._meshes, vertices, found, self._parts)
-            near = self._near(vertices)
-            joints = pairs.joints(self._models)
-            view, distance = self._view(pairs) if seen is not None else (torch.zeros_like(joints.left[:, 0]),) * 2
-            hiding = self._hiding(joints, vertices) if seen is not None else None
-            seen = seen if seen is not None else ImageEvidence.none(len(pairs)).to(joints.left.device)
-            to_ray = seen.residuals(joints).to(joints.left)
-            weight = seen.confidence.to(to_ray)[..., None]
-            # What all joints share is where the pair is, which smoothing may have left behind, and not how it is.
-            common = (weight * to_ray).sum((1, 2), keepdim=True) / weight.sum((1, 2), keepdim=True).clamp_min(1e-6)
-            to_ray = (to_ray - common) * (weight > 0)
-            mean = (weight * to_ray).sum(2) / weight.sum(2).clamp_min(1e-6)
             deepest = torch.maximum(contact.left[..., 3].amax(1), contact.right[..., 3].amax(1))[:, None]
+            near, joints = self._near(vertices), pairs.joints(self._models)
+            image = self._image(pairs, joints, vertices, seen)
             fingers, palms = [], []
             for i, side in enumerate((Side.LEFT, Side.RIGHT)):
-                own, other = pairs.rotations[side][:, 0], pairs.rotations[side.other][:, 0]
-                flip = vertices.left.new_tensor([-1.0, 1.0, 1.0])
-                mine, theirs = (flip, 1.0) if side is Side.LEFT else (1.0, flip)
-                points = joints[side][:, list(FINGER_POINTS)]
-                at = ((points - joints[side][:, None, None, 0]) @ own[:, None]) * mine / _POSITION
-                way = contact[side][..., :3] / _WAY_OUT
-                felt = torch.cat([(way @ own) * mine, contact[side][..., 3:] / _WAY_OUT], -1).clamp(-4.0, 4.0)
-                across = ((way @ other) * theirs).clamp(-4.0, 4.0)
-                ray = ((to_ray[:, i] @ own) * mine / _RAY).clamp(-4.0, 4.0)
-                sure = seen.confidence[:, i].to(ray)
-                on_ray = torch.zeros_like(ray) if hiding is None else hiding[side]
-                to_near = (near[side] @ own) * mine
-                gap = to_near.norm(dim=-1, keepdim=True)
-                by = torch.exp(-gap / _NEAR)
-                close = torch.cat([by * to_near / gap.clamp_min(1e-6), by], -1)
-                fingers.append(
-                    torch.cat(
-                        [
-                            at.flatten(2),
-                            ray[:, list(FINGER_POINTS)].flatten(2),
-                            sure[:, list(FINGER_POINTS)],
-                            on_ray[:, list(FINGER_POINTS)].flatten(2),
-                            felt[:, 1:].reshape(-1, 5, 12),
-                            across[:, 1:].reshape(-1, 5, 9),
-                            close[:, 1:].reshape(-1, 5, 12),
-                        ],
-                        -1,
-                    )
-                )
-                means = [
-                    ((mean[:, None, i] @ axes)[:, 0] * s / _RAY).clamp(-4.0, 4.0)
-                    for axes, s in ((own, mine), (other, theirs))
-                ]
-                palms.append(
-                    torch.cat(
-                        [
-                            felt[:, 0],
-                            across[:, 0],
-                            close[:, 0],
-                            ray[:, 0],
-                            sure[:, :1],
-                            *means,
-                            on_ray[:, 0],
-                            (view[:, None] @ own)[:, 0] * mine,
-                            distance[:, :1],
-                            (deepest / _DEPTH).clamp_max(1.0),
-                        ],
-                        -1,
-                    )
-                )
+                axes = _Axes.of(pairs, side)
+                at = axes.own(joints[side] - joints[side][:, :1]) / _POSITION
+                ray = (axes.own(image.to_ray[:, i]) / _RAY).clamp(-4.0, 4.0)
+                sure, on_ray = image.confidence[:, i, :, None], image.on_ray[side]
+                of_joints = [at, ray, sure, on_ray]
+                of_parts = [*_collision(contact[side], axes), _nearness(near[side], axes)]
+                own = [x[:, list(FINGER_POINTS)].flatten(2) for x in of_joints]
+                own += [x[:, 1:].unflatten(1, (5, 3)).flatten(2) for x in of_parts]
+                fingers.append(torch.cat(own, -1))
+                mean = image.mean_way[:, None, i]
+                ways = [(way[:, 0] / _RAY).clamp(-4.0, 4.0) for way in (axes.own(mean), axes.other(mean))]
+                whole = [x[:, 0] for x in (*of_parts, ray, sure)] + [*ways, on_ray[:, 0]]
+                whole += [axes.own(image.view[:, None])[:, 0], image.distance, (deepest / _DEPTH).clamp_max(1.0)]
+                palms.append(torch.cat(whole, -1))
             return torch.cat(fingers, 1), torch.stack(palms, 1)
+
+    def _image(
+        self, pairs: HandPairs, joints: Pair[Tensor], vertices: Pair[Tensor], seen: ImageEvidence | None
+    ) -> _Image:
+        """What the image shows, in camera axes; nothing where it was not seen."""
+        nothing = joints.left.new_zeros(len(pairs), 2, 21, 3)
+        if seen is None:
+            none = Pair(nothing[:, 0], nothing[:, 1])
+            return _Image(nothing, nothing[..., 0], nothing[:, :, 0], none, nothing[:, 0, 0], nothing[:, 0, 0, :1])
+        to_ray, weight = seen.residuals(joints).to(nothing), seen.confidence.to(nothing)[..., None]
+        # What all joints share is where the pair is, which smoothing may have left behind, and not how it is.
+        common = (weight * to_ray).sum((1, 2), keepdim=True) / weight.sum((1, 2), keepdim=True).clamp_min(1e-6)
+        to_ray = (to_ray - common) * (weight > 0)
+        mean = (weight * to_ray).sum(2) / weight.sum(2).clamp_min(1e-6)
+        return _Image(to_ray, weight[..., 0], mean, self._hiding(joints, vertices), *self._view(pairs))
 
     def _view(self, pairs: HandPairs) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, "batch 1"]]:
         """Unit direction from the camera to the middle of the wrists, and how far that is from half a metre, as log."""
@@ -185,6 +194,20 @@ class ConditionFeatures:
             )
             out.append(torch.where(total[..., None] > 0, summed / total[..., None].clamp_min(1e-9), 1.0))
         return Pair(*out)
+
+
+def _collision(contact: Float[Tensor, "batch 16 4"], axes: _Axes) -> tuple[Tensor, Tensor]:
+    """Way out and depth of each part, (B, 16, 4), and the way out in the other hand's axes, (B, 16, 3)."""
+    way, depth = contact[..., :3] / _WAY_OUT, contact[..., 3:] / _WAY_OUT
+    return torch.cat([axes.own(way), depth], -1).clamp(-4.0, 4.0), axes.other(way).clamp(-4.0, 4.0)
+
+
+def _nearness(near: Float[Tensor, "batch 16 3"], axes: _Axes) -> Float[Tensor, "batch 16 4"]:
+    """Direction to the nearest surface, the longer the nearer, and how near."""
+    way = axes.own(near)
+    gap = way.norm(dim=-1, keepdim=True)
+    by = torch.exp(-gap / _NEAR)
+    return torch.cat([by * way / gap.clamp_min(1e-6), by], -1)
 
 
 def _spread(points: Float[Tensor, "n 3"], count: int) -> Int[Tensor, "count"]:

@@ -6,6 +6,7 @@ the view, so that contact comes and goes, and each frame has noise of its own in
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def jitter(
         came.append(_joints(pair))
         went.append(_joints(Pair(left, right)))
         on.append(answer.repaired)
-    starts = sum(now and not before for before, now in zip([False, *on], on, strict=False))
+    starts = sum(now and not before for before, now in itertools.pairwise([False, *on]))
     return Jitter(kind, _largest_step(came), _largest_step(went), float(np.mean(on)), starts)
 
 
