@@ -56,6 +56,7 @@ class Run:
     messages: list[TwoHandMANO] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     stamps: set[tuple[int, int]] = field(default_factory=set)
+    info: CameraInfo | None = None
 
     def on_hands(self, message: TwoHandMANO) -> None:
         self.messages.append(message)
@@ -63,6 +64,7 @@ class Run:
 
     def on_camera(self, message: CameraInfo) -> None:
         self.stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
+        self.info = message
 
     @property
     def of_images(self) -> list[TwoHandMANO]:
@@ -135,11 +137,14 @@ def test_stamp_frame_and_numbers_of_every_message(run: Run) -> None:
 
 
 def test_keypoints_project_onto_their_pixels_through_the_published_camera(run: Run) -> None:
-    """The pinhole camera of 1.2 rad that the camera node was told to publish, from its definition."""
-    focal = 640 / math.tan(0.6)
+    """The pinhole camera of 1.2 rad that the camera node was told to publish; the packaged clip knows its own."""
+    assert run.info is not None
+    fx, cx, fy, cy = np.asarray(run.info.k)[[0, 2, 4, 5]]
+    if source() != "synthetic":
+        assert fx == fy == pytest.approx(640 / math.tan(0.6)) and (cx, cy) == (639.5, 359.5)
     for message in [m for m in run.of_images if m.right.valid][-10:]:
         points = np.reshape(message.right.keypoints, (21, 3))
-        px = points[:, :2] / points[:, 2:] * focal + (639.5, 359.5)
+        px = points[:, :2] / points[:, 2:] * (fx, fy) + (cx, cy)
         np.testing.assert_allclose(px, np.reshape(message.right.keypoints_px, (21, 2)), atol=0.1)
 
 
