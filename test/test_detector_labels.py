@@ -81,6 +81,10 @@ def test_the_wanted_maps_decode_to_the_true_hands(seed: int) -> None:
         assert abs(math.remainder(hand.rotation - turn_of(projected(made)), 2 * math.pi)) < 1e-5
         assert hand.square is not None
         assert np.linalg.norm(np.subtract(hand.square[:2], projected(made).mean(0))) < 0.6 * hand.box.size
+        side = int(made.side is Side.RIGHT)
+        row, column = np.unravel_index(maps.heat[side].argmax(), maps.heat[side].shape)
+        points = (8 * column + 3.5, 8 * row + 3.5) + 16 * maps.joints[side, :, row, column].reshape(21, 2)
+        np.testing.assert_allclose(points, projected(made), atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -83,8 +83,11 @@ def test_two_hands_in_one_place_are_two() -> None:
 def test_a_hand_of_unclear_side_is_one() -> None:
     box = hand(LEFT, 5, 5)["box"]
     (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.4), hand(RIGHT, 5, 6, box=box, score=0.6)), 0.5)
-    assert found.score == pytest.approx(0.6)
+    assert found.score == pytest.approx(1.0)
     assert found.right == pytest.approx(0.6)
+    assert decode(*maps(hand(LEFT, 5, 5, score=0.2), hand(RIGHT, 5, 6, box=box, score=0.25)), 0.5) == []
+    (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.26), hand(RIGHT, 5, 6, box=box, score=0.3)), 0.5)
+    assert found.score == pytest.approx(0.56)
     (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.55), hand(RIGHT, 5, 6, box=box, score=0.51)), 0.5)
     assert found.right == pytest.approx(0.51 / 1.06)
 

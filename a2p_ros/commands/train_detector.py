@@ -69,16 +69,16 @@ def run(args: argparse.Namespace) -> int:
     names = ("seed", "steps", "batch", "rate", "height", "width", "small_share", "precision", "every", "workers")
     train = options.given(TrainConfig(), args, **{name: name for name in names})
     pack_config, sizes, augment = PackConfig(), NetworkConfig(), AugmentConfig()
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    folders = args.frames or [_drawn(args) if first else args.out / "frames"]
-    parts = []
-    for number, source in enumerate(folders):
-        packed = args.out / "packed" / f"{number:02d}"
-        if first:
+    first, packed = int(os.environ.get("LOCAL_RANK", "0")) == 0, args.out / "packed"
+    folders = args.frames or [args.out / "frames"]
+    with options.one_at_a_time(args.out):
+        if not args.frames:
+            _draw(args, folders[0])
+        for number, source in enumerate(folders):
             with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
-                for count in pack(source, packed, load_hand_models(), pack_config):
+                for count in pack(source, packed / f"{number:02d}", load_hand_models(), pack_config):
                     bar.update(count - bar.n)
-        parts.append(read_packed(source, packed, pack_config))
+    parts = [read_packed(source, packed / f"{number:02d}", pack_config) for number, source in enumerate(folders)]
     training, validation = PackedFrames.joined(parts).split()
     trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out)
     if args.from_checkpoint is not None:
@@ -124,8 +124,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _drawn(args: argparse.Namespace) -> Path:
-    """Frames for a training of their own, drawn where they are not there yet."""
+def _draw(args: argparse.Namespace, folder: Path) -> None:
+    """Frames for a training of their own, where they are not there yet."""
     from a2p_ros.training.synthetic.config import SynthConfig
     from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards
 
@@ -134,9 +134,8 @@ def _drawn(args: argparse.Namespace) -> Path:
             f"--count and --data-seed: expected 1 and {FIRST_SEED} or more (lower seeds are kept for measurement), got "
             f"{args.count} and {args.data_seed}"
         )
-    folder: Path = args.out / "frames"
-    # No larger than they are packed; crops and maps are for other networks.
-    config = SynthConfig(seed=args.data_seed, width=384, height=288, crop=0, maps=False)
+    # The networks' crops and maps come with the same frames, so that one folder serves all of them.
+    config = SynthConfig(seed=args.data_seed, pairs=600)
     workers = args.workers or len(os.sched_getaffinity(0))
     claim_folder(config, folder)
     if not (folder / PAIRS).exists():
@@ -146,7 +145,6 @@ def _drawn(args: argparse.Namespace) -> Path:
     with common.bar(total=args.count, unit="frame", what="frames") as bar:
         for task in make_shards(config, folder, args.count, workers):
             bar.update(task.count)
-    return folder
 
 
 def _scenes(folder: Path) -> Any:

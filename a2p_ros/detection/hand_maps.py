@@ -30,7 +30,7 @@ SIDES = (Side.LEFT, Side.RIGHT)
 #: Boxes of one side that overlap more than this are one hand.
 _SAME_SIDE_IOU = 0.5
 #: Boxes of both sides that overlap more than this, with scores whose sum is below `_BOTH`, are one hand of unclear
-#: side: of one hand the two scores add up to about one, of two hands to about two.
+#: side: of one hand the two scores add up to about one, which is then its score, of two hands to about two.
 _OTHER_SIDE_IOU, _BOTH = 0.6, 1.25
 #: Peaks that are looked at on each side, best first.
 _MOST = 16
@@ -58,7 +58,8 @@ def decode(
     min_score: float,
 ) -> list[Detection]:
     """Hands of one picture, best first, in the picture's pixels; ``right`` is near 0 or 1, or between where unclear."""
-    peaks = [peak for i, side in enumerate(SIDES) for peak in _peaks(side, heat[i], numbers[i], min_score)]
+    # What is unclear shows only below the threshold: half of it is enough where the other side has the other half.
+    peaks = [peak for i, side in enumerate(SIDES) for peak in _peaks(side, heat[i], numbers[i], min_score / 2)]
     peaks.sort(key=lambda peak: -peak.score)
     kept: list[tuple[_Peak, float]] = []
     for peak in peaks:
@@ -69,18 +70,18 @@ def decode(
         if unclear:
             first, _ = kept[unclear[0]]
             kept[unclear[0]] = first, peak.score
-        elif peak.score >= min_score:
+        else:
             kept.append((peak, 0.0))
-    return [_detection(peak, against) for peak, against in kept]
+    kept.sort(key=lambda hand: -(hand[0].score + hand[1]))
+    return [_detection(peak, against) for peak, against in kept if peak.score + against >= min_score]
 
 
 def _peaks(
     side: Side, heat: Float[np.ndarray, "rows columns"], numbers: Float[np.ndarray, "9 rows columns"], min_score: float
 ) -> list[_Peak]:
-    # What is unclear shows only below the threshold: half of it is enough to count against the other side.
     heat = np.where(np.isfinite(heat), heat, 0).astype(np.float32)
     around = cv2.dilate(heat, np.ones((3, 3), np.uint8))
-    rows, columns = np.nonzero((heat >= max(min_score / 2, 1e-3)) & (heat >= around))
+    rows, columns = np.nonzero((heat >= max(min_score, 1e-3)) & (heat >= around))
     best = np.argsort(-heat[rows, columns], kind="stable")[:_MOST]
     return [_peak(side, heat, numbers, int(rows[i]), int(columns[i])) for i in best]
 
@@ -109,6 +110,7 @@ def _one_hand(a: _Peak, b: _Peak) -> bool:
 
 
 def _detection(peak: _Peak, against: float) -> Detection:
-    sure = peak.score / max(peak.score + against, 1e-9)
+    score = peak.score + against
+    sure = peak.score / max(score, 1e-9)
     right = sure if peak.side is Side.RIGHT else 1 - sure
-    return Detection(peak.box, peak.score, right, peak.rotation, peak.square)
+    return Detection(peak.box, min(score, 1.0), right, peak.rotation, peak.square)

@@ -106,13 +106,17 @@ def outline_of(
 
 @dataclass(frozen=True)
 class Targets:
-    """What the maps of one picture should be; ``counts`` is 0 where any heat is as good."""
+    """What the maps of one picture should be; ``counts`` is 0 where any heat is as good.
+
+    ``joints`` are x, y of each keypoint from the cell's point [16 px].
+    """
 
     heat: Float32[np.ndarray, "2 rows columns"]
     counts: Float32[np.ndarray, "2 rows columns"]
     numbers: Float32[np.ndarray, "2 9 rows columns"]
     weight: Float32[np.ndarray, "2 rows columns"]
     direction_weight: Float32[np.ndarray, "2 rows columns"]
+    joints: Float32[np.ndarray, "2 42 rows columns"]
 
 
 def targets(hands: Hands, height: int, width: int) -> Targets:
@@ -121,6 +125,7 @@ def targets(hands: Hands, height: int, width: int) -> Targets:
     heat, weight, along = (np.zeros((2, rows, columns), np.float32) for _ in range(3))
     counts = np.ones((2, rows, columns), np.float32)
     numbers = np.zeros((2, CHANNELS, rows, columns), np.float32)
+    joints = np.zeros((2, 42, rows, columns), np.float32)
     points = cell_points(rows, columns)
     boxes, wanted = hands.boxes(height, width), hands.wanted(height, width)
     for i in np.argsort([box.area for box in boxes])[::-1]:  # the smallest hand last: it wins shared cells
@@ -137,11 +142,12 @@ def targets(hands: Hands, height: int, width: int) -> Targets:
         np.maximum(heat[side], peak, out=heat[side])
         learns = (peak > _NUMBERS_FROM) & (peak >= weight[side])
         numbers[side][:, learns] = _numbers(points[learns], box, marks).T
+        joints[side][:, learns] = ((marks[:, None] - points[learns]) / DISTANCE_UNIT).swapaxes(1, 2).reshape(42, -1)
         weight[side][learns] = peak[learns]
         length = np.linalg.norm(marks[MIDDLE_BASE] - marks[WRIST]) / hand_square(marks, hand_rotation(marks))[2]
         along[side][learns] = peak[learns] * min(length / _LEAST_LENGTH, 1.0)
     counts[(heat > 0.99) & (counts == 0)] = 1
-    return Targets(heat, counts, numbers, weight, along)
+    return Targets(heat, counts, numbers, weight, along, joints)
 
 
 def palm_centre(keypoints: Float[np.ndarray, "21 2"], box: Box) -> Float[np.ndarray, "2"]:

@@ -25,6 +25,8 @@ from a2p_ros.errors import ConfigError
 DEEPEST = 32
 #: Heat with which training begins: nearly every cell is empty.
 _PRIOR = 0.02
+#: x and y of 21 joints.
+JOINTS = 42
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class HandNet(nn.Module):
         self.head_heat, self.head_numbers = _conv(c.neck, c.neck), _conv(c.neck, c.neck)
         self.heat = nn.Conv2d(c.neck, 2, 1)
         self.numbers = nn.Conv2d(c.neck, 2 * CHANNELS, 1)
-        for layer in (self.heat, self.numbers):
+        self.joints = nn.Conv2d(c.neck, 2 * JOINTS, 1)
+        for layer in (self.heat, self.numbers, self.joints):
             nn.init.normal_(layer.weight, std=0.01)
         nn.init.constant_(_bias(self.heat), float(torch.logit(torch.tensor(_PRIOR))))
         start = torch.zeros(CHANNELS)
@@ -73,8 +76,15 @@ class HandNet(nn.Module):
 
     def forward(
         self, pictures: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch 2 rows columns"], Float[Tensor, "batch 2 9 rows columns"]]:
-        """Heat logits of the left and the right side, and the numbers of `hand_maps` for each."""
+    ) -> tuple[
+        Float[Tensor, "batch 2 rows columns"],
+        Float[Tensor, "batch 2 9 rows columns"],
+        Float[Tensor, "batch 2 42 rows columns"],
+    ]:
+        """Heat logits of the left and the right side, the numbers of `hand_maps` for each, and the joints' places.
+
+        The joints are asked for in training alone: they teach what a thumb is.
+        """
         if any(edge % DEEPEST for edge in pictures.shape[-2:]):
             raise ConfigError(f"pictures: expected edges that are multiples of {DEEPEST}, got {tuple(pictures.shape)}")
         x8 = self.stride8(self.stride4(self.stem(pictures)))
@@ -82,7 +92,12 @@ class HandNet(nn.Module):
         x32 = self.stride32(x16)
         y = self.merge16(self.lateral[1](x16) + _twice(self.lateral[2](x32)))
         y = self.merge8(self.lateral[0](x8) + _twice(y))
-        return self.heat(self.head_heat(y)), self.numbers(self.head_numbers(y)).unflatten(1, (2, CHANNELS))
+        z = self.head_numbers(y)
+        return (
+            self.heat(self.head_heat(y)),
+            self.numbers(z).unflatten(1, (2, CHANNELS)),
+            self.joints(z).unflatten(1, (2, JOINTS)),
+        )
 
 
 class ExportedHandNet(nn.Module):
@@ -94,7 +109,7 @@ class ExportedHandNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(n, height, width, 3) uint8 RGB -> heat in [0, 1] and numbers."""
-        logits, numbers = self.net(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        logits, numbers, _ = self.net(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return logits.sigmoid(), numbers
 
 

@@ -200,8 +200,8 @@ class DetectorTrainer:
         pictures, *maps = batch
         pixels = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last, as they come
         with self.accelerator.autocast() if self.config.precision == "bfloat16" else nullcontext():
-            logits, numbers = self.network(pixels)
-        return losses(logits, numbers, *maps)
+            outputs = self.network(pixels)
+        return losses(*outputs, *maps)
 
     @torch.no_grad()
     def _average(self) -> None:
