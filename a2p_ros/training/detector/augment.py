@@ -26,8 +26,8 @@ Draw = Callable[[np.random.Generator], tuple[Image, Hands]]
 class AugmentConfig(Checked):
     """How much pictures are changed; chances are of each picture."""
 
-    hand_low: float = setting(16.0, "Longer edge of the smallest hands [px].", low=4.0, high=1000.0)
-    hand_high: float = setting(150.0, "Longer edge of the largest hands [px].", low=4.0, high=1000.0)
+    hand_low: float = setting(20.0, "Longer edge of the smallest hands [px].", low=4.0, high=1000.0)
+    hand_high: float = setting(200.0, "Longer edge of the largest hands [px].", low=4.0, high=1000.0)
     enlarge: float = setting(2.5, "Frames are not enlarged more than this.", low=0.1, high=10.0)
     turn: float = setting(0.2, "Standard deviation of the turn [rad].", low=0.0, high=3.2)
     any_turn: float = setting(0.08, "Chance of any turn at all.", low=0.0, high=1.0)
