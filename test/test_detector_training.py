@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from made_hands import MODELS, MadeHand, make_hand
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.cli import main
+from a2p_ros.commands.options import one_at_a_time
 from a2p_ros.config import DetectionConfig, DeviceConfig
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.hand_maps import decode
@@ -143,6 +145,25 @@ def test_the_loss_falls(frames: PackedFrames, tmp_path: Path) -> None:
     assert [record["step"] for record in records] == [5, 10, 15, 20, 25, 30]
     assert records[-1]["loss"] < 0.9 * records[0]["loss"]
     assert {"recall", "precision", "side_accuracy", "orientation_deg_p90"} <= set(records[-1])
+
+
+def test_processes_of_one_training_take_turns(tmp_path: Path) -> None:
+    order: list[str] = []
+    waiting, done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        waiting.set()
+        with one_at_a_time(tmp_path):
+            order.append("second")
+        done.set()
+
+    with one_at_a_time(tmp_path):
+        threading.Thread(target=second, daemon=True).start()
+        assert waiting.wait(10)
+        assert not done.wait(0.2)
+        order.append("first")
+    assert done.wait(10)
+    assert order == ["first", "second"]
 
 
 def test_the_side_counts_where_a_hand_is_alone() -> None:
