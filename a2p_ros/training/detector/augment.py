@@ -26,25 +26,25 @@ Draw = Callable[[np.random.Generator], tuple[Image, Hands]]
 class AugmentConfig(Checked):
     """How much pictures are changed; chances are of each picture."""
 
-    hand_low: float = setting(20.0, "Longer edge of the smallest hands [px].", low=4.0, high=1000.0)
+    hand_low: float = setting(24.0, "Longer edge of the smallest hands [px].", low=4.0, high=1000.0)
     hand_high: float = setting(200.0, "Longer edge of the largest hands [px].", low=4.0, high=1000.0)
     enlarge: float = setting(2.5, "Frames are not enlarged more than this.", low=0.1, high=10.0)
     turn: float = setting(0.2, "Standard deviation of the turn [rad].", low=0.0, high=3.2)
     any_turn: float = setting(0.08, "Chance of any turn at all.", low=0.0, high=1.0)
     stretch: float = setting(0.08, "Standard deviation of the aspect's logarithm.", low=0.0, high=0.5)
-    beside: float = setting(0.12, "Chance that two frames stand beside each other.", low=0.0, high=1.0)
-    colour: float = setting(0.85, "Chance of other colours.", low=0.0, high=1.0)
-    grey: float = setting(0.06, "Chance of no colours.", low=0.0, high=1.0)
-    light: float = setting(0.35, "Chance of uneven light.", low=0.0, high=1.0)
-    texture: float = setting(0.2, "Chance of a texture over all of it.", low=0.0, high=1.0)
-    blur: float = setting(0.2, "Chance of blur, even or along a line.", low=0.0, high=1.0)
-    coarse: float = setting(0.15, "Chance of a detour over fewer pixels.", low=0.0, high=1.0)
-    noise: float = setting(0.3, "Chance of noise.", low=0.0, high=1.0)
-    jpeg: float = setting(0.3, "Chance of JPEG's losses.", low=0.0, high=1.0)
-    shapes: float = setting(0.45, "Chance of shapes in skin's and other colours, around the hands.", low=0.0, high=1.0)
-    cover: float = setting(0.25, "Chance that a part of a hand is covered.", low=0.0, high=1.0)
+    beside: float = setting(0.08, "Chance that two frames stand beside each other.", low=0.0, high=1.0)
+    colour: float = setting(0.6, "Chance of other colours.", low=0.0, high=1.0)
+    grey: float = setting(0.04, "Chance of no colours.", low=0.0, high=1.0)
+    light: float = setting(0.2, "Chance of uneven light.", low=0.0, high=1.0)
+    texture: float = setting(0.08, "Chance of a texture over all of it.", low=0.0, high=1.0)
+    blur: float = setting(0.1, "Chance of blur, even or along a line.", low=0.0, high=1.0)
+    coarse: float = setting(0.06, "Chance of a detour over fewer pixels.", low=0.0, high=1.0)
+    noise: float = setting(0.15, "Chance of noise.", low=0.0, high=1.0)
+    jpeg: float = setting(0.2, "Chance of JPEG's losses.", low=0.0, high=1.0)
+    shapes: float = setting(0.3, "Chance of shapes in skin's and other colours, around the hands.", low=0.0, high=1.0)
+    cover: float = setting(0.12, "Chance that a part of a hand is covered.", low=0.0, high=1.0)
     erase: float = setting(
-        0.06, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0
+        0.04, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0
     )
 
 
@@ -226,16 +226,16 @@ def _looks(image: Image, rng: np.random.Generator, config: AugmentConfig) -> Ima
     if rng.random() < config.grey:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if rng.random() < config.coarse:
-        factor = rng.uniform(0.35, 0.8)
+        factor = rng.uniform(0.5, 0.85)
         small = cv2.resize(image, (int(width * factor), int(height * factor)), interpolation=cv2.INTER_AREA)
         image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < config.blur:
         image = _blurred(image, rng)
     if rng.random() < config.noise:
         fine = rng.integers(0, 256)  # a tile of noise costs a tenth of noise for each pixel
-        image = cv2.add(image, _noise(height, width, int(fine), float(rng.uniform(1, 14))), dtype=cv2.CV_8U)
+        image = cv2.add(image, _noise(height, width, int(fine), float(rng.uniform(1, 8))), dtype=cv2.CV_8U)
     if rng.random() < config.jpeg:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 90))]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 90))]
         image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
     return image
 
@@ -244,16 +244,16 @@ def _recoloured(image: Image, rng: np.random.Generator) -> Image:
     """Gain, contrast, gamma and saturation, and a tint of each channel."""
     levels = np.arange(256, dtype=np.float32) / 255
     table = np.empty((256, 1, 3), np.uint8)
-    gamma, contrast, gain = np.exp(rng.normal(0, (0.22, 0.2, 0.18)))
-    tint = np.exp(rng.normal(0, 0.13, 3))
+    gamma, contrast, gain = np.exp(rng.normal(0, (0.18, 0.15, 0.15)))
+    tint = np.exp(rng.normal(0, 0.08, 3))
     for channel in range(3):
         curve = (levels**gamma * gain * tint[channel] - 0.45) * contrast + 0.45 + rng.normal(0, 0.02)
         table[:, 0, channel] = np.clip(255 * curve, 0, 255)
     image = cv2.LUT(image, table)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    saturation = float(rng.uniform(0.25, 1.7))
+    saturation = float(rng.uniform(0.4, 1.5))
     image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
-    if rng.random() < 0.15:  # gloves, coloured light: shape must do
+    if rng.random() < 0.08:  # gloves, coloured light: shape must do
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(rng.integers(180))) % 180
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
@@ -262,8 +262,8 @@ def _recoloured(image: Image, rng: np.random.Generator) -> Image:
 
 def _blurred(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.6:
-        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 2.2)))
-    length = int(rng.integers(3, 12))
+        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.3)))
+    length = int(rng.integers(3, 7))
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1 / length
     turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), float(rng.uniform(0, 180)), 1.0)

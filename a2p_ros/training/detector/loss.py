@@ -21,7 +21,7 @@ from torch.nn import functional
 from a2p_ros.detection.hand_maps import BOX, DIRECTION, SQUARE
 
 _ALPHA, _BETA = 2, 4
-_WEIGHTS = {"heat": 1.0, "box": 2.0, "direction": 2.0, "square": 1.0, "side": 1.0, "joints": 1.0}
+_WEIGHTS = {"heat": 1.0, "box": 2.0, "direction": 2.0, "square": 1.0, "side": 2.0, "joints": 1.0}
 #: A target of less than this is no peak.
 _PEAK = 0.999
 #: Where the other side's target is above this, two hands lie on one another and both sides are right.

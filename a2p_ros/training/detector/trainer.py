@@ -38,18 +38,18 @@ class TrainConfig(Checked):
     """How the detector is trained."""
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31)
-    steps: int = setting(16_000, "Steps of the optimiser.", low=1)
+    steps: int = setting(10_000, "Steps of the optimiser.", low=1)
     batch: int = setting(48, "Pictures a step, over all processes.", low=1)
     height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     small_share: float = setting(
         0.8,
-        "Share of the steps, the first ones, on small pictures: they teach as much for a third of the time.",
+        "Share of the steps, the first ones, on small pictures: they teach as much for half of the time.",
         low=0.0,
         high=1.0,
     )
-    small_height: int = setting(96, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
-    small_width: int = setting(128, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
+    small_height: int = setting(128, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
+    small_width: int = setting(160, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
     rate: float = setting(
         3e-3, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
     )
