@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.detection.hand_maps import decode
+from a2p_ros.hand_frames import wrist_frame
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
 from a2p_ros.training.detector.labels import Hands, outline_of, targets
 from a2p_ros.types import Box, Side
@@ -85,6 +86,10 @@ def test_the_wanted_maps_decode_to_the_true_hands(seed: int) -> None:
         row, column = np.unravel_index(maps.heat[side].argmax(), maps.heat[side].shape)
         points = (8 * column + 3.5, 8 * row + 3.5) + 16 * maps.joints[side, :, row, column].reshape(21, 2)
         np.testing.assert_allclose(points, projected(made), atol=1e-3)
+        back = wrist_frame(made.joints, made.side)[:, 2]
+        away = float(back @ made.joints[0]) / np.linalg.norm(made.joints[0])
+        palm = float(maps.palm[side, row, column])
+        assert palm * away > 0 or abs(away) < 0.15
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,6 +102,10 @@ def test_a_mirrored_picture_has_the_other_sides(seed: int) -> None:
     b = sorted(decode(other.heat, other.numbers, 0.5), key=lambda hand: 1 - hand.right)
     for hand, image in zip(a, b, strict=True):
         assert image.right == 1 - hand.right
+    for side in range(2):
+        wanted = plain.palm[side][plain.heat[side] > 0.99]
+        np.testing.assert_allclose(other.palm[1 - side][other.heat[1 - side] > 0.99], wanted, atol=1e-6)
+    for hand, image in zip(a, b, strict=True):
         x0, y0, x1, y1 = hand.box
         np.testing.assert_allclose(image.box, (WIDTH - 1 - x1, y0, WIDTH - 1 - x0, y1), atol=1e-3)
         assert abs(math.remainder(image.rotation + hand.rotation, 2 * math.pi)) < 1e-5

@@ -170,10 +170,11 @@ def test_the_side_counts_where_a_hand_is_alone() -> None:
     heat, counts, weight = torch.zeros(1, 2, 4, 4), torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
     heat[0, 1, 2, 3] = 1.0
     numbers, joints, logits = torch.zeros(1, 2, 9, 4, 4), torch.zeros(1, 2, 42, 4, 4), torch.zeros(1, 2, 4, 4)
+    palm = torch.zeros(1, 2, 4, 4)
 
     def side(right: float, left: float) -> float:
         logits[0, 1, 2, 3], logits[0, 0, 2, 3] = right, left
-        return float(losses(logits, numbers, joints, heat, counts, numbers, weight, weight, joints)["side"])
+        return float(losses(logits, numbers, joints, palm, heat, counts, numbers, weight, weight, joints, palm)["side"])
 
     assert side(2.0, 0.0) < 0.2 < side(0.0, 0.0) < 1.0 < side(0.0, 2.0)
     assert side(0.0, 0.0) == pytest.approx(np.log(2), rel=1e-5)
@@ -215,7 +216,7 @@ def test_a_damaged_checkpoint_is_named(frames: PackedFrames, tmp_path: Path) -> 
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(ConfigError, match=r"multiples of 32, got \(100, 256, 96, 128\)"):
+    with pytest.raises(ConfigError, match=r"multiples of 32, got \(100, 256, 128, 160\)"):
         TrainConfig(height=100)
     with pytest.raises(ConfigError, match=r"multiples of 32, got \(1, 3, 40, 64\)"):
         HandNet(SMALL)(torch.zeros(1, 3, 40, 64))

@@ -108,12 +108,16 @@ class Labels(NamedTuple):
 
 def vertex_normals(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> Float32[np.ndarray, "v 3"]:
     """Unit normals, weighted by area."""
-    corners = vertices[faces]
-    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    out = np.stack(
-        [np.bincount(faces.ravel(), np.repeat(face[:, k], 3), minlength=len(vertices)) for k in range(3)], axis=1
-    )
-    return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-20)).astype(np.float32)
+    points = np.ascontiguousarray(vertices.T, np.float64)  # whole rows of x, y and z: half the time of np.cross
+    a, u, v = (points[:, faces[:, k]] for k in range(3))
+    u -= a
+    v -= a
+    out = np.empty((len(vertices), 3))
+    for k, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):
+        face = np.repeat(u[i] * v[j] - u[j] * v[i], 3)
+        out[:, k] = np.bincount(faces.ravel(), face, minlength=len(vertices))
+    length = np.sqrt(np.einsum("vc,vc->v", out, out))
+    return (out / np.maximum(length, 1e-20)[:, None]).astype(np.float32)
 
 
 class Renderer:

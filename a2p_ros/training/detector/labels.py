@@ -108,7 +108,8 @@ def outline_of(
 class Targets:
     """What the maps of one picture should be; ``counts`` is 0 where any heat is as good.
 
-    ``joints`` are x, y of each keypoint from the cell's point [16 px].
+    ``joints`` are x, y of each keypoint from the cell's point [16 px]. ``palm`` is 1 where the palm is seen from before
+    it, -1 where the back is, and 0 for edges.
     """
 
     heat: Float32[np.ndarray, "2 rows columns"]
@@ -117,6 +118,7 @@ class Targets:
     weight: Float32[np.ndarray, "2 rows columns"]
     direction_weight: Float32[np.ndarray, "2 rows columns"]
     joints: Float32[np.ndarray, "2 42 rows columns"]
+    palm: Float32[np.ndarray, "2 rows columns"]
 
 
 def targets(hands: Hands, height: int, width: int) -> Targets:
@@ -125,7 +127,7 @@ def targets(hands: Hands, height: int, width: int) -> Targets:
     heat, weight, along = (np.zeros((2, rows, columns), np.float32) for _ in range(3))
     counts = np.ones((2, rows, columns), np.float32)
     numbers = np.zeros((2, CHANNELS, rows, columns), np.float32)
-    joints = np.zeros((2, 42, rows, columns), np.float32)
+    joints, palm = np.zeros((2, 42, rows, columns), np.float32), np.zeros((2, rows, columns), np.float32)
     points = cell_points(rows, columns)
     boxes, wanted = hands.boxes(height, width), hands.wanted(height, width)
     for i in np.argsort([box.area for box in boxes])[::-1]:  # the smallest hand last: it wins shared cells
@@ -143,16 +145,24 @@ def targets(hands: Hands, height: int, width: int) -> Targets:
         learns = (peak > _NUMBERS_FROM) & (peak >= weight[side])
         numbers[side][:, learns] = _numbers(points[learns], box, marks).T
         joints[side][:, learns] = ((marks[:, None] - points[learns]) / DISTANCE_UNIT).swapaxes(1, 2).reshape(42, -1)
+        palm[side][learns] = palm_seen(marks, bool(side))
         weight[side][learns] = peak[learns]
         length = np.linalg.norm(marks[MIDDLE_BASE] - marks[WRIST]) / hand_square(marks, hand_rotation(marks))[2]
         along[side][learns] = peak[learns] * min(length / _LEAST_LENGTH, 1.0)
     counts[(heat > 0.99) & (counts == 0)] = 1
-    return Targets(heat, counts, numbers, weight, along, joints)
+    return Targets(heat, counts, numbers, weight, along, joints, palm)
 
 
 def palm_centre(keypoints: Float[np.ndarray, "21 2"], box: Box) -> Float[np.ndarray, "2"]:
     """Mean of wrist and finger bases, moved into the hand's box."""
     return np.clip(keypoints[list(PALM)].mean(0), (box.x0, box.y0), (box.x1, box.y1))
+
+
+def palm_seen(keypoints: Float[np.ndarray, "21 2"], right: bool) -> float:
+    """Sine of the angle at the wrist between the outer finger bases: positive where the palm is seen."""
+    a, b = keypoints[PALM[1]] - keypoints[WRIST], keypoints[PALM[-1]] - keypoints[WRIST]
+    sine = float(a[0] * b[1] - a[1] * b[0]) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-6)
+    return -sine if right else sine
 
 
 def _numbers(

@@ -65,7 +65,8 @@ class HandNet(nn.Module):
         self.heat = nn.Conv2d(c.neck, 2, 1)
         self.numbers = nn.Conv2d(c.neck, 2 * CHANNELS, 1)
         self.joints = nn.Conv2d(c.neck, 2 * JOINTS, 1)
-        for layer in (self.heat, self.numbers, self.joints):
+        self.palm = nn.Conv2d(c.neck, 2, 1)
+        for layer in (self.heat, self.numbers, self.joints, self.palm):
             nn.init.normal_(layer.weight, std=0.01)
         nn.init.constant_(_bias(self.heat), float(torch.logit(torch.tensor(_PRIOR))))
         start = torch.zeros(CHANNELS)
@@ -80,10 +81,12 @@ class HandNet(nn.Module):
         Float[Tensor, "batch 2 rows columns"],
         Float[Tensor, "batch 2 9 rows columns"],
         Float[Tensor, "batch 2 42 rows columns"],
+        Float[Tensor, "batch 2 rows columns"],
     ]:
-        """Heat logits of the left and the right side, the numbers of `hand_maps` for each, and the joints' places.
+        """Heat logits of the left and the right side, the numbers of `hand_maps` for each, joints and palm.
 
-        The joints are asked for in training alone: they teach what a thumb is.
+        The joints' places and whether the palm is seen (a logit) are asked for in training alone: they teach what
+        the side hangs on.
         """
         if any(edge % DEEPEST for edge in pictures.shape[-2:]):
             raise ConfigError(f"pictures: expected edges that are multiples of {DEEPEST}, got {tuple(pictures.shape)}")
@@ -97,6 +100,7 @@ class HandNet(nn.Module):
             self.heat(self.head_heat(y)),
             self.numbers(z).unflatten(1, (2, CHANNELS)),
             self.joints(z).unflatten(1, (2, JOINTS)),
+            self.palm(z),
         )
 
 
@@ -109,7 +113,7 @@ class ExportedHandNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(n, height, width, 3) uint8 RGB -> heat in [0, 1] and numbers."""
-        logits, numbers, _ = self.net(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        logits, numbers, *_ = self.net(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return logits.sigmoid(), numbers
 
 
