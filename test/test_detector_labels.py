@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 192, 256
 CAMERA = CameraModel(WIDTH, HEIGHT, 260.0, 250.0, 125.0, 97.0)
 #: Only what moves pixels, nothing that changes their colours.
 PLAIN = AugmentConfig(
-    beside=0, colour=0, grey=0, light=0, texture=0, blur=0, coarse=0, noise=0, jpeg=0, shapes=0, cover=0, erase=0
+    beside=0, colour=0, grey=0, light=0, texture=0, blur=0, coarse=0, noise=0, jpeg=0, shapes=0, things=0, cover=0, erase=0
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from a2p_ros.config import Checked, setting
+from a2p_ros.training.detector.distractors import paste, thing
 from a2p_ros.training.detector.labels import Hands
 from a2p_ros.types import Box, Image
 
@@ -42,6 +43,7 @@ class AugmentConfig(Checked):
     noise: float = setting(0.15, "Chance of noise.", low=0.0, high=1.0)
     jpeg: float = setting(0.2, "Chance of JPEG's losses.", low=0.0, high=1.0)
     shapes: float = setting(0.3, "Chance of shapes in skin's and other colours, around the hands.", low=0.0, high=1.0)
+    things: float = setting(0.6, "Chance of things that are no hands, around the hands.", low=0.0, high=1.0)
     cover: float = setting(0.12, "Chance that a part of a hand is covered.", low=0.0, high=1.0)
     erase: float = setting(
         0.04, "Chance that every hand is covered wholly: a picture without hands.", low=0.0, high=1.0
@@ -65,6 +67,9 @@ def augmented(
     colours = _colours(image, hands, rng)
     if rng.random() < config.shapes:
         _draw_shapes(image, hands, colours, rng)
+    if rng.random() < config.things:
+        for _ in range(rng.integers(1, 5)):
+            paste(image, thing(draw(rng), colours, height, rng), hands.boxes(height, width), rng)
     if len(hands) and rng.random() < config.erase:
         for box in hands.boxes(height, width):
             _patch(image, box.scaled(1.15), colours, rng)
