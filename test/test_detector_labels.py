@@ -14,6 +14,7 @@ from a2p_ros.camera import CameraModel
 from a2p_ros.detection.hand_maps import decode
 from a2p_ros.hand_frames import wrist_frame
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
+from a2p_ros.training.detector.distractors import paste, thing
 from a2p_ros.training.detector.labels import Hands, outline_of, targets
 from a2p_ros.types import Box, Side
 
@@ -21,7 +22,19 @@ HEIGHT, WIDTH = 192, 256
 CAMERA = CameraModel(WIDTH, HEIGHT, 260.0, 250.0, 125.0, 97.0)
 #: Only what moves pixels, nothing that changes their colours.
 PLAIN = AugmentConfig(
-    beside=0, colour=0, grey=0, light=0, texture=0, blur=0, coarse=0, noise=0, jpeg=0, shapes=0, things=0, cover=0, erase=0
+    beside=0,
+    colour=0,
+    grey=0,
+    light=0,
+    texture=0,
+    blur=0,
+    coarse=0,
+    noise=0,
+    jpeg=0,
+    shapes=0,
+    things=0,
+    cover=0,
+    erase=0,
 )
 
 
@@ -210,3 +223,22 @@ def test_a_whole_frame_is_fitted_at_the_top_left() -> None:
     np.testing.assert_allclose(hands.keypoints, (labels.keypoints + 0.5) / 2 - 0.5)
     x, y = hands.keypoints[0, 0]
     assert out[round(y), round(x), 0] > 200
+
+
+def test_things_are_pasted_beside_hands_and_not_over_them() -> None:
+    _, labels = scene(1)
+    boxes = labels.boxes(HEIGHT, WIDTH)
+    source = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), labels
+    image = np.full((HEIGHT, WIDTH, 3), 77, np.uint8)
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(120):
+        picture = thing(source, [np.array([200, 150, 120])], HEIGHT, rng)
+        assert picture.dtype == np.uint8 and picture.shape[0] == picture.shape[1]
+        shapes.add(picture.shape)
+        paste(image, picture, boxes, rng)
+    assert len(shapes) > 10
+    changed = (image != 77).any(-1)
+    assert changed.mean() > 0.2
+    for x0, y0, x1, y1 in boxes:
+        assert not changed[math.ceil(y0) : int(y1) + 1, math.ceil(x0) : int(x1) + 1].any()
