@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -138,15 +138,24 @@ def _prefers_onnx(files: NetworkFiles, device: DeviceConfig) -> bool:
     return device.device == "tensorrt" or (files.exported and torch_device(device) == "cpu")
 
 
-def checked_crops(crops: UInt8[np.ndarray, "n r r 3"], resolution: int) -> UInt8[np.ndarray, "n r r 3"]:
-    """The crops themselves; raises InputError unless they are of 8 bit and (n, resolution, resolution, 3)."""
+def run_in_turns(
+    run: Callable[[UInt8[np.ndarray, "n r r 3"]], Mapping[str, np.ndarray]],
+    crops: UInt8[np.ndarray, "n r r 3"],
+    resolution: int,
+) -> HandArrays:
+    """What a network says of any number of crops, of which ``run`` takes `MAX_BATCH` at most.
+
+    Raises InputError unless they are of 8 bit and of the resolution.
+    """
     crops = np.asarray(crops)
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (resolution, resolution, 3):
         raise InputError(
             f"crops: expected uint8 (n, {resolution}, {resolution}, 3), got {crops.dtype} {crops.shape}; extract them "
             "with the engine's resolution"
         )
-    return crops
+    turns = [run(crops[i : i + MAX_BATCH]) for i in range(0, len(crops), MAX_BATCH)]
+    nothing = {name: np.zeros((0, *shape)) for name, shape in OUTPUTS.items()}
+    return hand_arrays({name: np.concatenate([t[name] for t in turns] or [nothing[name]]) for name in OUTPUTS})
 
 
 def checked_pair(
