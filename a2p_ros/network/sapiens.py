@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
@@ -162,6 +164,47 @@ class SapiensPrior(nn.Module):
         mean, spread = (pixels.new_tensor(values).reshape(1, 3, 1, 1) for values in (_MEAN, _SPREAD))
         features = self.encoder((pixels - mean) / spread)
         return functional.adaptive_avg_pool2d(features.float(), grid).flatten(2).transpose(1, 2)
+
+
+class CachedPrior(nn.Module):
+    """A prior encoder whose features are kept on disk, as half floats, by checkpoint and crop.
+
+    Sapiens takes a thousand times longer than the network that learns from it. Files are named by the SHA-256 of the
+    encoder's key, the grid and the crop's pixels, so that nothing stale is ever found.
+    """
+
+    def __init__(self, prior: SapiensPrior, folder: Path) -> None:
+        super().__init__()
+        self.prior, self.folder = prior, folder
+        self.width, self.key = prior.width, prior.key
+
+    @torch.no_grad()
+    def forward(self, crops: UInt8[Tensor, "n r r 3"], grid: int) -> Float[Tensor, "n tokens c"]:
+        """As the prior's, computed only for crops that were not seen before."""
+        paths = [self._path(crop, grid) for crop in crops.cpu().numpy()]
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        if missing:
+            features = self.prior(crops[missing], grid).half().cpu().numpy()
+            for i, values in zip(missing, features, strict=True):
+                paths[i].parent.mkdir(parents=True, exist_ok=True)
+                unfinished = paths[i].with_suffix(f".{os.getpid()}.part")
+                with unfinished.open("wb") as file:
+                    np.save(file, values)
+                unfinished.replace(paths[i])
+        return torch.from_numpy(np.stack([self._read(path) for path in paths])).float().to(crops.device)
+
+    def _path(self, crop: np.ndarray, grid: int) -> Path:
+        digest = hashlib.sha256(f"{self.key} {grid} {crop.shape}".encode())
+        digest.update(np.ascontiguousarray(crop).tobytes())
+        name = digest.hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}.npy"
+
+    @staticmethod
+    def _read(path: Path) -> np.ndarray:
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise WeightsError(f"{path}: kept features cannot be read ({error}); delete the file") from error
 
 
 def load_sapiens(path: Path, *, heads: int | None = None, edge: int = 768) -> SapiensPrior:

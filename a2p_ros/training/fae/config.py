@@ -88,11 +88,18 @@ class TrainConfig(Checked):
     """
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31 - 1)
-    teacher_steps: int = setting(2500, "Steps of each stand-in teacher.", low=1)
-    distillation_steps: int = setting(
-        3000, "Steps with the teachers: Proj learns the task, the FAE learns Proj.", low=1
+    steps: int = setting(18_000, "Steps of the network, the distillation's included.", low=1)
+    distillation: float = setting(
+        0.2,
+        "Share of the steps with the teachers in the network: Proj learns the task, the FAE learns Proj's tokens. "
+        "Only in mode distilled; the network's budget is the same in all modes.",
+        low=0.0,
+        high=0.9,
     )
-    steps: int = setting(15_000, "Steps of the network itself, end to end.", low=1)
+    distil_share: float = setting(
+        0.0, "Share of the later batches that are still distilled, for which the teachers run.", low=0.0, high=1.0
+    )
+    teacher_steps: int = setting(2500, "Steps of each stand-in teacher, beside those of the network.", low=1)
     batch: int = setting(48, "Crops a step, over all processes; even.", low=2)
     rate: float = setting(1.5e-3, "Highest learning rate.", low=0.0)
     decay: float = setting(0.02, "AdamW's weight decay.", low=0.0)
@@ -108,11 +115,9 @@ class TrainConfig(Checked):
     middle_share: float = setting(0.3, "Share of the steps on middling crops.", low=0.0, high=1.0)
     pairs: float = setting(0.7, "Share of the crops that come as both hands of a frame.", low=0.0, high=1.0)
     empty: float = setting(0.05, "Share of the crops without a hand.", low=0.0, high=1.0)
-    distil_every: int = setting(
-        0, "End to end, every so many steps also distil, which runs the teachers; 0 = never again.", low=0
-    )
     every: int = setting(500, "Steps between validations and checkpoints.", low=1)
     validation: int = setting(400, "Crops that are validated on, at most.", low=2)
+    workers: int = setting(1, "Threads that make pictures.", low=1, high=64)
 
     @classmethod
     def lite(cls) -> TrainConfig:
@@ -125,7 +130,6 @@ class TrainConfig(Checked):
         look at each hand of 100,000 frames)."""
         return cls(
             teacher_steps=12_000,
-            distillation_steps=6_000,
             steps=25_000,
             rate=1e-4,
             decay=0.01,
@@ -139,14 +143,19 @@ class TrainConfig(Checked):
             every=1000,
         )
 
-    def stage(self, name: str, steps: int, **changes: object) -> StageConfig:
-        """A stage of this training; ``changes`` are fields that differ."""
-        shared = {f.name for f in dataclasses.fields(StageConfig)} & {f.name for f in dataclasses.fields(self)}
-        values = {field: getattr(self, field) for field in shared} | {"steps": steps, "name": name}
-        return StageConfig(**(values | changes))
+    def stage(self, name: str, first: float = 0.0, last: float = 1.0) -> StageConfig:
+        """The stage of the network from one share of its steps to another."""
+        whole = max(last - first, 1e-9)
+        ends = [min(max((end - first) / whole, 0.0), 1.0) for end in (self.low_share, self.low_share + self.middle_share)]
+        steps = round(last * self.steps) - round(first * self.steps)
+        return self._stage(name, steps=max(steps, 1), low_share=ends[0], middle_share=ends[1] - ends[0])
 
     def teacher_stage(self, name: str) -> StageConfig:
-        """A stand-in teacher's stage: its features are wanted, not its last pixel."""
-        return self.stage(
-            f"teacher_{name}", self.teacher_steps, resolution=self.middle, low_share=0.7, middle_share=0.0
+        """A stand-in teacher's stage: its features are wanted, not its last pixel, so large crops are left out."""
+        return self._stage(
+            f"teacher_{name}", steps=self.teacher_steps, resolution=self.middle, low_share=0.7, middle_share=0.0
         )
+
+    def _stage(self, name: str, **changes: int | float) -> StageConfig:
+        shared = {f.name for f in dataclasses.fields(StageConfig)} & {f.name for f in dataclasses.fields(self)}
+        return StageConfig(**({field: getattr(self, field) for field in shared} | {"name": name} | changes))
