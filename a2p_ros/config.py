@@ -112,6 +112,25 @@ class LandmarkConfig(Checked):
 
 
 @dataclass(frozen=True)
+class NetworkStageConfig(Checked):
+    """Box -> 21 joints, MANO pose and relative translation by the A2P network (A2P, section 3.2)."""
+
+    mode: Literal["off", "regress", "fit", "hybrid"] = setting(
+        "off",
+        "Who measures the hands. off: MediaPipe's landmark model and the keypoint fit; regress: the A2P network and "
+        "its own pose; fit: the network, its pose refined by the keypoint fit to its joints; hybrid: as fit where the "
+        "boxes of two hands overlap, MediaPipe's landmarks elsewhere.",
+    )
+    weights: str = setting("", "Folder with the network's weights; empty = those shipped for the hand model.")
+    engine: Literal["auto", "torch", "onnx"] = setting(
+        "auto", "What runs the network: torch, onnxruntime, or auto = the faster one that works here."
+    )
+    min_presence: float = setting(
+        0.5, "A hand whose presence the network puts lower is lost.", low=0.0, high=1.0, runtime=True
+    )
+
+
+@dataclass(frozen=True)
 class FitConfig(Checked):
     """Keypoints -> MANO pose and shape (the first regressor, ``keypoint_fit``)."""
 
@@ -199,6 +218,7 @@ class PipelineConfig:
 
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
+    network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.errors import InputError
+from a2p_ros.torch_threads import single_thread
 from a2p_ros.types import Box, HandPose, PlacedHand, Side
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ def placed_hand(
         transl=wrist - rest_wrist(model, pose.betas),
         box=Box.around(pixels),
     )
+
+
+def hand_mesh(hand: PlacedHand, model: HandModel) -> Float32[np.ndarray, "vertices 3"]:
+    """The surface of a hand of this model in the camera frame [m]; its faces are ``model.faces``."""
+    rotations = np.concatenate([hand.pose.global_orient[None], hand.pose.hand_pose])
+    inputs = (torch.as_tensor(x[None]).to(model.template) for x in (hand.pose.betas, rotations, hand.transl))
+    with torch.inference_mode(), single_thread():
+        return model(*inputs).vertices[0].float().numpy()
 
 
 def reposed(

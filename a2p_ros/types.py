@@ -119,12 +119,27 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class RegressedHand:
+    """A hand model's parameters as a network regressed them of one hand, relative to nothing.
+
+    Rotations are those of the hand model of the hand's side (MANO axes, zero = flat hand); the global one is
+    turned into the real camera's axes.
+    """
+
+    global_orient: Float[np.ndarray, "3 3"]
+    hand_pose: Float[np.ndarray, "15 3 3"]
+    betas: Float[np.ndarray, "10"]
+
+
+@dataclass(frozen=True)
 class HandKeypoints:
-    """What the landmark stage measured of one hand.
+    """What the landmark stage or the network measured of one hand.
 
     ``keypoints_3d`` are metres relative to an arbitrary origin near the palm, in the axes of
-    a camera that looks along the crop's ray (``crop_ray``), not of the real camera: see
-    ``camera.rotation_to_ray``. Their overall size is a guess by the landmark model.
+    a camera that looks along the crop's ray (``crop_centre_px``), not of the real camera: see
+    ``camera.rotation_to_ray``. Their overall size is a guess by the model that measured them.
+    ``regressed`` is the pose where a network gives one with the points. ``at_joints`` says that the points are
+    the hand model's joints themselves, and not MediaPipe's landmarks, which lie a little beside them.
     """
 
     detection: Detection
@@ -134,6 +149,8 @@ class HandKeypoints:
     presence: float
     right: float
     crop_centre_px: tuple[float, float]
+    regressed: RegressedHand | None = None
+    at_joints: bool = False
 
     @property
     def box(self) -> Box:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from a2p_ros.commands import common, evaluate_detector, evaluate_interactions
+from a2p_ros.commands import common, evaluate_detector, evaluate_interactions, evaluate_synthetic
 from a2p_ros.errors import InputError, SourceError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("eval", help="measure how good the hands are", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_clip(kinds)
-    _add_synthetic(kinds)
+    evaluate_synthetic.add(kinds)
     evaluate_interactions.add(kinds)
     evaluate_detector.add(kinds)
 
@@ -44,22 +43,6 @@ def _add_clip(kinds: Any) -> None:
     common.add_json(parser)
     common.add_pipeline_options(parser)
     parser.set_defaults(run=run_clip)
-
-
-def _add_synthetic(kinds: Any) -> None:
-    parser = kinds.add_parser(
-        "synthetic",
-        help="rendered moving hands, against the truth",
-        description="Errors on the synthetic camera, where the truth is known. A frame counts as interacting where the "
-        "boxes of the two true hands overlap. The frames are a stream, so errors hold the lag of the smoothing.",
-    )
-    parser.add_argument("--n", type=int, default=300, help="frames")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the movement and the look")
-    parser.add_argument("--no-smoothing", action="store_true", help="switch the temporal filter off")
-    parser.add_argument("--known-length", action="store_true", help="tell the pipeline the true length of the hand")
-    common.add_json(parser)
-    common.add_pipeline_options(parser)
-    parser.set_defaults(run=run_synthetic)
 
 
 def run_clip(args: argparse.Namespace) -> int:
@@ -104,27 +87,3 @@ def _clip_lines(result: dict[str, Any]) -> list[str]:
     if result["reference_is_own_input"]:
         lines.append("MediaPipe's landmark model is this method's own input: PCK is agreement with it, not accuracy")
     return lines
-
-
-def run_synthetic(args: argparse.Namespace) -> int:
-    """The pipeline on rendered frames with truth."""
-    from a2p_ros.evaluation.synthetic import SyntheticScore, true_hand_length
-    from a2p_ros.media.sources import open_source
-    from a2p_ros.pipeline import TwoHandPipeline
-
-    if args.n < 1:
-        raise InputError(f"--n: expected 1 or more, got {args.n}")
-    config = common.pipeline_config(args)
-    changes: dict[str, Any] = {"smoothing.enabled": False} if args.no_smoothing else {}
-    with open_source(f"synthetic:{args.seed}") as source:
-        if args.known_length:
-            changes["placement.hand_length"] = true_hand_length(next(iter(source)))
-        pipeline = TwoHandPipeline(config.replace_flat(changes))
-        score = SyntheticScore(pipeline)
-        begin = time.perf_counter()
-        for frame in common.progress(islice(source, args.n), total=args.n):
-            score.add(frame, pipeline(frame.image, frame.camera, frame.stamp))
-        seconds = time.perf_counter() - begin
-    result = score.result() | {"seed": args.seed, "model_id": pipeline.model_id, "seconds": seconds}
-    common.finish(args, result, score.lines())
-    return 0

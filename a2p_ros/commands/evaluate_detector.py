@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from a2p_ros.commands import common
+from a2p_ros.commands import common, drawn_frames
 from a2p_ros.commands.train_detector import FIRST_SEED
 from a2p_ros.config import DetectionConfig, DeviceConfig, LandmarkConfig
 from a2p_ros.errors import InputError
 
 #: What true joints need to be padded by on rendered frames (``mediapipe_padding``), for clips without truth.
 _PADDING = 0.1
-#: Few looks a shard and few pairs a pool would make the frames too alike.
-_SHARD, _FRAMES_A_PAIR = 50, 5
 
 
 def add(kinds: Any) -> None:
@@ -31,9 +26,7 @@ def add(kinds: Any) -> None:
         f"training never draws (its seeds begin at {FIRST_SEED}). Hands that are hidden, cut off or small are not "
         "counted. With --video, on a real clip of known hands.",
     )
-    parser.add_argument("--n", type=int, default=400, help="frames")
-    parser.add_argument("--seed", type=int, default=0, help=f"of the frames, below {FIRST_SEED}")
-    parser.add_argument("--frames", type=Path, metavar="DIR", help="draw the frames here and keep them")
+    drawn_frames.add_options(parser, n=400)
     parser.add_argument("--backend", choices=("a2p", "combined"), default="a2p", help="detector to measure")
     parser.add_argument("--weights", default="", metavar="DIR", help="other weights than those shipped")
     parser.add_argument("--min-score", type=float, default=DetectionConfig().min_score, help="least score")
@@ -45,17 +38,15 @@ def add(kinds: Any) -> None:
         "--mirror-join", action="store_true", help="put the mirror image beside each frame: a left and a right hand"
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame of the clip")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw frames (0: one for each core)")
     common.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Frames or clip, both detectors, table."""
-    if args.n < 1 or args.every < 1:
-        raise InputError(f"--n and --every: expected 1 or more, got {args.n} and {args.every}")
-    if not 0 <= args.seed < FIRST_SEED:
-        raise InputError(f"--seed: expected 0 to {FIRST_SEED - 1}, which training never draws, got {args.seed}")
+    drawn_frames.check_options(args)
+    if args.every < 1:
+        raise InputError(f"--every: expected 1 or more, got {args.every}")
     from a2p_ros.detection.detector import make_detector
 
     config = DetectionConfig(backend=args.backend, weights=args.weights, min_score=args.min_score)
@@ -74,8 +65,7 @@ def _rendered(args: argparse.Namespace, detector: Any) -> tuple[dict[str, Any], 
     from a2p_ros.training.detector.evaluation import evaluate, first_stages
     from a2p_ros.training.synthetic.samples import read_frames
 
-    with _folder(args.frames) as folder, MediaPipeHands(still=True) as peer:
-        paths = _draw(args, folder)
+    with drawn_frames.drawn(args) as paths, MediaPipeHands(still=True) as peer:
         frames = common.progress(islice(read_frames(paths), args.n), total=args.n, what="detectors")
         landmarks = LandmarkModel(LandmarkConfig(), DeviceConfig())
         stages = {}
@@ -84,27 +74,6 @@ def _rendered(args: argparse.Namespace, detector: Any) -> tuple[dict[str, Any], 
             stages[backend] = first_stages(make_detector(config, DeviceConfig()), landmarks)
         result = evaluate(frames, load_hand_models(), detector, peer, stages)
     return result | {"seed": args.seed}, _table(result)
-
-
-def _draw(args: argparse.Namespace, folder: Path) -> list[Path]:
-    """The shards of the frames, drawn where they are not there yet."""
-    import os
-
-    from a2p_ros.training.synthetic.config import SynthConfig
-    from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards, tasks_of
-
-    pairs = max(args.n // _FRAMES_A_PAIR, 1)
-    config = SynthConfig(seed=args.seed, width=640, height=480, crop=0, maps=False, shard=_SHARD, pairs=pairs)
-    workers = args.workers or len(os.sched_getaffinity(0))
-    claim_folder(config, folder)
-    if not (folder / PAIRS).exists():
-        with common.bar(total=pairs, unit="pair", what="interacting pairs") as bar:
-            for count in make_pairs(config, folder, workers):
-                bar.update(count - bar.n)
-    with common.bar(total=args.n, unit="frame", what="frames") as bar:
-        for task in make_shards(config, folder, args.n, workers):
-            bar.update(task.count)
-    return [task.path for task in tasks_of(config, folder, args.n)]
 
 
 def _clip(args: argparse.Namespace, detector: Any) -> tuple[dict[str, Any], list[str]]:
@@ -136,15 +105,6 @@ def _clip(args: argparse.Namespace, detector: Any) -> tuple[dict[str, Any], list
         f"{result['orientation_deg_p90']:.1f} degrees; {result['ms_p50']:.1f} ms p50, {result['ms_p99']:.1f} p99",
     ]
     return result, lines
-
-
-@contextmanager
-def _folder(kept: Path | None) -> Iterator[Path]:
-    if kept is not None:
-        yield kept
-        return
-    with tempfile.TemporaryDirectory(prefix="a2p_eval_detector_") as folder:
-        yield Path(folder)
 
 
 def _table(result: dict[str, Any]) -> list[str]:

@@ -9,12 +9,32 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-_WRIST, _MIDDLE_BASE = 0, 9
+WRIST, MIDDLE_BASE = 0, 9
+
+
+def root_aligned(
+    found: Float[np.ndarray, "n 3"],
+    truth: Float[np.ndarray, "n 3"],
+    found_joints: Float[np.ndarray, "21 3"],
+    true_joints: Float[np.ndarray, "21 3"],
+    *,
+    root: int = WRIST,
+    scaled: bool = False,
+) -> float:
+    """Mean error [m] of points (joints or vertices) with the hands' joint ``root`` laid on each other.
+
+    ``scaled``: the found hand is first scaled so that its 9-0 bone is as long as the true one.
+    """
+    scale = 1.0
+    if scaled:
+        length, wanted = (float(np.linalg.norm(j[MIDDLE_BASE] - j[WRIST])) for j in (found_joints, true_joints))
+        scale = wanted / length
+    return _mean_distance((found - found_joints[root]) * scale, truth - true_joints[root])
 
 
 def mpjpe_wrist(found: Float[np.ndarray, "21 3"], truth: Float[np.ndarray, "21 3"]) -> float:
     """Mean joint error [m] with the wrists laid on each other; all 21 joints count, the wrist's zero too."""
-    return _mean_distance(found - found[_WRIST], truth - truth[_WRIST])
+    return root_aligned(found, truth, found, truth)
 
 
 def mpvpe_wrist(
@@ -29,8 +49,13 @@ def mpvpe_wrist(
 
 def mpjpe_mcp_scaled(found: Float[np.ndarray, "21 3"], truth: Float[np.ndarray, "21 3"]) -> float:
     """Mean joint error [m], aligned at the middle finger's base, scaled so that the wrist to it is as long."""
-    length, wanted = (float(np.linalg.norm(j[_MIDDLE_BASE] - j[_WRIST])) for j in (found, truth))
-    return _mean_distance((found - found[_MIDDLE_BASE]) * (wanted / length), truth - truth[_MIDDLE_BASE])
+    return root_aligned(found, truth, found, truth, root=MIDDLE_BASE, scaled=True)
+
+
+def xy_and_z(found: Float[np.ndarray, "21 3"], truth: Float[np.ndarray, "21 3"]) -> tuple[float, float]:
+    """Parts of ``mpjpe_wrist`` [m] across and along the optical axis (A2P, table 4)."""
+    error = (found - found[WRIST]) - (truth - truth[WRIST])
+    return float(np.linalg.norm(error[:, :2], axis=1).mean()), float(np.abs(error[:, 2]).mean())
 
 
 def pa_mpjpe(found: Float[np.ndarray, "n 3"], truth: Float[np.ndarray, "n 3"]) -> float:
