@@ -13,6 +13,7 @@ from a2p_ros.commands import common, options
 from a2p_ros.commands.train_detector import FIRST_SEED, draw_frames, scenes_of
 from a2p_ros.errors import ConfigError
 
+#: As in the network's configuration.
 PRIORS = ("keypoints", "segmentation", "depth")
 
 
@@ -66,7 +67,8 @@ def add(what: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Frames, packed crops, the stages, weights, curves."""
     from a2p_ros.hand import load_hand_models
-    from a2p_ros.network.config import NetworkConfig
+    from a2p_ros.network.backbone import make_backbone
+    from a2p_ros.network.config import FULL, LITE
     from a2p_ros.network.teachers import save_teachers
     from a2p_ros.network.weights import save
     from a2p_ros.training.fae import curves
@@ -77,15 +79,15 @@ def run(args: argparse.Namespace) -> int:
     names = "seed steps teacher_steps distil_share batch rate resolution low_share middle_share precision every workers"
     preset = TrainConfig.lite() if args.preset == "lite" else TrainConfig.full()
     config = options.given(preset, args, **{name: name for name in names.split()})
-    network = NetworkConfig.lite() if args.preset == "lite" else NetworkConfig.full()
-    network = dataclasses.replace(network, **_mode(args))
     encoders = _sapiens(args)
+    network = dataclasses.replace(LITE if args.preset == "lite" else FULL, **_mode(args))
+    # Stand-ins are networks like the backbone; Sapiens has its own width.
+    widths = {encoder.width for encoder in encoders.values()} or {make_backbone(network).out_channels}
+    network = dataclasses.replace(network, prior_channels=widths.pop())
     models = load_hand_models(args.hand_model)
     training, validation = _crops(args)
     weights, augment = LossWeights(), AugmentConfig()
-    trainer = FaeTraining(
-        training, validation, network, config, weights, augment, models.right, args.out, encoders
-    )
+    trainer = FaeTraining(training, validation, network, config, weights, augment, models.right, args.out, encoders)
     first = trainer.accelerator.is_main_process
     if first and not args.json:
         common.say(f"{len(training)} crops, {len(validation)} for validation; stages: {_stages(trainer.steps)}")
@@ -136,7 +138,7 @@ def _stages(steps: dict[str, int]) -> str:
 
 
 def _mode(args: argparse.Namespace) -> dict[str, Any]:
-    """Mode and priors that the options ask for."""
+    """Mode and priors of the network that the options ask for."""
     text = args.priors or ("none" if args.mode == "none" else "all")
     priors = {"none": (), "all": PRIORS}.get(text, tuple(text.split(",")))
     unknown = sorted(set(priors) - set(PRIORS))
@@ -145,7 +147,7 @@ def _mode(args: argparse.Namespace) -> dict[str, Any]:
     mode = args.mode or ("distilled" if priors else "none")
     if (mode == "none") != (not priors):
         raise ConfigError(f"--mode {mode} with --priors {text}: mode none goes with priors none, the others with some")
-    return {"mode": mode, "priors": tuple(name for name in PRIORS if name in priors)}
+    return {"mode": mode} | ({} if mode == "none" else {name: name in priors for name in PRIORS})
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:

@@ -84,23 +84,19 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, crops: UInt8[Tensor, "n r r 3"], grid: int) -> Float[Tensor, "n tokens c"]:
-        """Features at ``grid`` x ``grid`` tokens, each token of mean 0 and spread 1, as Sapiens' final norm leaves it.
-
-        The average over encoders (eq. 1) would otherwise be that of the one with the largest numbers.
-        """
+        """Features at ``grid`` x ``grid`` tokens."""
         features = self.features(normalised(crops))
         if features.shape[-1] != grid:
             features = functional.adaptive_avg_pool2d(features, grid)
-        tokens = features.flatten(2).transpose(1, 2)
-        return functional.layer_norm(tokens.float(), (self.width,))
+        return features.flatten(2).transpose(1, 2)
 
 
 #: Channels of a teacher's head.
 _HEAD = 64
 
 
-class MeanPrior(nn.Module):
-    """The average of the encoders' features, (F_k + F_s + F_d) / 3 of eq. 1; Proj is the network's."""
+class Priors(nn.Module):
+    """Several prior encoders side by side; their average and Proj (eq. 1) are the network's."""
 
     def __init__(self, encoders: Mapping[str, PriorEncoder]) -> None:
         super().__init__()
@@ -111,9 +107,10 @@ class MeanPrior(nn.Module):
         self.width = next(iter(widths.values()))
         self.encoders: Sequence[Any] = nn.ModuleList(encoders.values())  # type: ignore[arg-type]
 
-    def forward(self, crops: UInt8[Tensor, "n r r 3"], grid: int) -> Float[Tensor, "n tokens c"]:
+    @torch.no_grad()
+    def forward(self, crops: UInt8[Tensor, "n r r 3"], grid: int) -> Float[Tensor, "n p tokens c"]:
         """Features of RGB crops at ``grid`` x ``grid`` tokens."""
-        return torch.stack([encoder(crops, grid) for encoder in self.encoders]).mean(0)
+        return torch.stack([encoder(crops, grid) for encoder in self.encoders], 1)
 
 
 def save_teachers(folder: Path, teachers: Mapping[str, Teacher], card: Mapping[str, Any]) -> None:

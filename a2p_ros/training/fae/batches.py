@@ -34,7 +34,7 @@ class Batch:
 
     ``hand``: there is one. ``as_assumed``: the crop shows it as a right hand. ``learns``: both, so that labels hold.
     Labels are those of a right hand in crop view: ``keypoints`` [crop edges, 0 = centre], ``joints`` [m] and
-    ``rotations``; ``to_image`` takes keypoints to the frame's pixels. ``relative`` is left wrist minus right wrist [m]
+    ``rotations``; ``to_image`` takes keypoints to the pixels of the frame, whose camera has ``focal`` [px]. ``relative`` is left wrist minus right wrist [m]
     in the view of the union box. ``parts`` and ``depth`` are maps (``maps``), empty where they were not asked for.
     """
 
@@ -46,6 +46,7 @@ class Batch:
     rotations: Float[Tensor, "n 16 3 3"]
     betas: Float[Tensor, "n 10"]
     to_image: Float[Tensor, "n 2 3"]
+    focal: Float[Tensor, "n"]
     pair: Bool[Tensor, "slots"]
     relative: Float[Tensor, "slots 3"]
     parts: UInt8[Tensor, "n edge edge"]
@@ -144,6 +145,7 @@ def make_batch(
         labels.rotations,
         records["betas"],
         labels.to_image,
+        records["focal"],
         pair,
         np.where(pair[:, None], relative, 0),
         both[:, 0],

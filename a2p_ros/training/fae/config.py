@@ -146,7 +146,9 @@ class TrainConfig(Checked):
     def stage(self, name: str, first: float = 0.0, last: float = 1.0) -> StageConfig:
         """The stage of the network from one share of its steps to another."""
         whole = max(last - first, 1e-9)
-        ends = [min(max((end - first) / whole, 0.0), 1.0) for end in (self.low_share, self.low_share + self.middle_share)]
+        ends = [
+            min(max((end - first) / whole, 0.0), 1.0) for end in (self.low_share, self.low_share + self.middle_share)
+        ]
         steps = round(last * self.steps) - round(first * self.steps)
         return self._stage(name, steps=max(steps, 1), low_share=ends[0], middle_share=ends[1] - ends[0])
 

@@ -33,8 +33,13 @@ def draw(history: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
         ):
             for i, name in enumerate(names):
                 values = [r.get(name, float("nan")) for r in records]
-                panel.plot(at, values, color=f"C{i % 10}", linestyle="-" if i < 10 else "--",
-                           label=name.removeprefix("loss_") if first else None)
+                panel.plot(
+                    at,
+                    values,
+                    color=f"C{i % 10}",
+                    linestyle="-" if i < 10 else "--",
+                    label=name.removeprefix("loss_") if first else None,
+                )
             if not first:
                 panel.axvline(start, color="grey", linestyle=":")
         start = at[-1] if at else start

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from a2p_ros.cropping import Crop
 from a2p_ros.training.synthetic.samples import FOREARM, N_PARTS, Frame, part_id
@@ -34,10 +36,10 @@ def crop_maps(frame: Frame, crop: Crop, side: Side, edge: int) -> UInt8[np.ndarr
     return np.stack([parts, depth.astype(np.uint8)])
 
 
-def metres(depth: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+def metres(depth: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Depth relative to the wrist [m] of the map's steps; NaN where nothing is drawn or it lies farther than 0.25 m."""
-    known = (depth != NO_DEPTH) & (depth > 1) & (depth < 255)
-    return np.where(known, (depth.astype(np.float32) - 128) * np.float32(DEPTH_STEP), np.float32(np.nan))
+    known = (depth > 1) & (depth < 255)
+    return torch.where(known, (depth.float() - 128) * DEPTH_STEP, torch.nan)
 
 
 def _classes(side: Side) -> UInt8[np.ndarray, "256"]:

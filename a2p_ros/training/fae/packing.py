@@ -28,7 +28,7 @@ from a2p_ros.training.synthetic.samples import Frame, HandLabel, read_frames, sh
 from a2p_ros.types import Image, Side
 
 #: Changes when packed shards of older versions must not be used.
-_VERSION = 1
+_VERSION = 2
 #: Every so many frames one is kept for validation.
 VALIDATION = 25
 
@@ -49,6 +49,7 @@ CROP_RECORD = np.dtype(
         ("rotations", "<f4", (16, 3, 3)),
         ("betas", "<f4", (10,)),
         ("union_ray", "<f4", (2,)),
+        ("focal", "<f4"),
         ("shard", "<i4"),
         ("start", "<i8"),
         ("length", "<i4"),
@@ -74,7 +75,7 @@ class PackedCrops:
     """Crops of several shards. ``crops`` are records (``CROP_RECORD``); ``rows`` are those of them to use.
 
     ``partner`` is the row of the same frame's other hand, -1 where it is not there. Of the labels, ``joints`` [m] and
-    ``rotations`` are in the camera frame, ``keypoints_px`` in the frame's pixels; ``rays`` are `views.ray_grid`.
+    ``rotations`` are in the camera frame, ``focal`` [px] is the camera's, ``keypoints_px`` in the frame's pixels; ``rays`` are `views.ray_grid`.
     """
 
     crops: np.ndarray
@@ -238,7 +239,7 @@ def _record(
 ) -> tuple[np.ndarray, Crop]:
     record = np.zeros((), CROP_RECORD)
     record["right"], record["centre"], record["size"], record["turn"] = side is Side.RIGHT, centre, size, turn
-    record["partner"] = -1
+    record["partner"], record["focal"] = -1, camera.focal
     crop = kept_crop(centre, size, turn, side is Side.RIGHT, config.edge)
     record["rays"] = ray_grid(camera, crop)
     return record, crop

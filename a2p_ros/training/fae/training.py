@@ -1,8 +1,8 @@
 """The stages of the network's training, one after the other, each skipped where it is finished.
 
-    teacher_keypoints, teacher_segmentation, teacher_depth    stand-ins for Sapiens (modes distilled, foundation)
-    distillation                                              with the teachers; the FAE learns (mode distilled)
-    end_to_end                                                the network as it will run
+teacher_keypoints, teacher_segmentation, teacher_depth    stand-ins for Sapiens (modes distilled, foundation)
+distillation                                              with the teachers; the FAE learns (mode distilled)
+end_to_end                                                the network as it will run
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import nn
 
 from a2p_ros.hand.model import HandModel
 from a2p_ros.network.config import NetworkConfig
+from a2p_ros.network.fusion import FusionAlignmentEncoder
 from a2p_ros.network.model import A2PNetwork, normalised
-from a2p_ros.network.teachers import MeanPrior, PriorEncoder, Teacher
+from a2p_ros.network.teachers import PriorEncoder, Priors, Teacher
 from a2p_ros.training.detector.checkpoint import averaged_weights
 from a2p_ros.training.fae.augment import AugmentConfig
 from a2p_ros.training.fae.batches import Batch, BatchPlan, Loader, Slots, make_batch
@@ -33,7 +34,7 @@ from a2p_ros.training.fae.validation import Score, overlay
 
 #: Crops of one validation batch.
 _VALIDATION_BATCH = 32
-_TEACHER = "teacher_"
+_TEACHER, _DISTILLATION, _LAST = "teacher_", "distillation", "end_to_end"
 
 
 class FaeTraining:
@@ -72,6 +73,7 @@ class FaeTraining:
         self.seconds: dict[str, float] = {}
         self.teachers: dict[str, Teacher] = {}
         self.averaged: A2PNetwork | None = None
+        self._student: FusionAlignmentEncoder | None = None
 
     @property
     def steps(self) -> dict[str, int]:
@@ -89,12 +91,12 @@ class FaeTraining:
     def _plan(self) -> list[StageConfig]:
         mode, config = self.network_config.mode, self.config
         if mode == "none":
-            return [config.stage("end_to_end")]
+            return [config.stage(_LAST)]
         wanted = [config.teacher_stage(name) for name in self.network_config.priors if name not in self._given]
         if mode == "foundation" or config.distillation == 0:
-            return [*wanted, config.stage("end_to_end")]
+            return [*wanted, config.stage(_LAST)]
         split = config.distillation
-        return [*wanted, config.stage("distillation", 0.0, split), config.stage("end_to_end", split, 1.0)]
+        return [*wanted, config.stage(_DISTILLATION, 0.0, split), config.stage(_LAST, split, 1.0)]
 
     def _train_teacher(self, name: str, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
@@ -110,18 +112,7 @@ class FaeTraining:
 
     def _train_network(self, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
-        network = A2PNetwork(self.network_config)
-        if self.averaged is not None:
-            network.load_state_dict(self.averaged.state_dict())
-        distils = config.name == "distillation"
-        objective = NetworkObjective(
-            network,
-            self._model,
-            self._weights,
-            self._priors(),
-            foundation=distils or self.network_config.mode == "foundation",
-            distil_share=1.0 if distils else self.config.distil_share * (self.network_config.mode == "distilled"),
-        )
+        objective = self._distilling() if config.name == _DISTILLATION else self._final()
         batches = self._validation_batches(config.resolution, maps=False)
 
         def validate(averaged: NetworkObjective) -> dict[str, float]:
@@ -131,14 +122,33 @@ class FaeTraining:
                 score.add(outputs, relative, batch, self._model)
                 if i == 0:
                     self._picture(config.name, batch, outputs)
-            return score.result()
+            return score.result() | averaged.distillation(batches[0])
 
         yield from self._run(objective, config, validate, maps=False)
-        self.averaged = self._kept(objective, config).network
+        kept = self._kept(objective, config)
+        self.averaged, self._student = kept.network, kept.student
 
-    def _run(
-        self, objective: nn.Module, config: StageConfig, validate: Any, *, maps: bool
-    ) -> Iterator[dict[str, Any]]:
+    def _distilling(self) -> NetworkObjective:
+        """The network with the priors themselves, beside an FAE that learns what it makes of them."""
+        config = replace(self.network_config, mode="foundation")
+        student = FusionAlignmentEncoder(config)
+        return NetworkObjective(A2PNetwork(config), self._model, self._weights, self._priors(), student=student)
+
+    def _final(self) -> NetworkObjective:
+        """The network in its own mode, from where the distillation left it."""
+        network = A2PNetwork(self.network_config)
+        if self.averaged is None or self._student is None:
+            return NetworkObjective(network, self._model, self._weights, self._priors())
+        state = self.averaged.state_dict()
+        state = {name: value for name, value in state.items() if not name.startswith("hand.project.")}
+        network.load_state_dict(state | {f"hand.fae.{k}": v for k, v in self._student.state_dict().items()})
+        teacher = self.averaged.hand.project if self.config.distil_share > 0 else None
+        priors = self._priors() if teacher is not None else None
+        return NetworkObjective(
+            network, self._model, self._weights, priors, teacher=teacher, distil_share=self.config.distil_share
+        )
+
+    def _run(self, objective: nn.Module, config: StageConfig, validate: Any, *, maps: bool) -> Iterator[dict[str, Any]]:
         stage = Stage(objective, config, self._identity, self.folder, self.accelerator, validate)
         place, world = self.accelerator.process_index, self.accelerator.num_processes
         # Stages have their own batches.
@@ -155,13 +165,11 @@ class FaeTraining:
         objective.load_state_dict(averaged_weights(self.folder / config.name / "checkpoint.safetensors"))
         return objective.to(self.accelerator.device).eval()
 
-    def _priors(self) -> MeanPrior | None:
-        encoders = {
-            name: self._given.get(name) or self.teachers[name]
-            for name in self.network_config.priors
-            if self.network_config.mode != "none"
-        }
-        return MeanPrior(encoders).to(self.accelerator.device).eval() if encoders else None
+    def _priors(self) -> Priors | None:
+        if self.network_config.mode == "none":
+            return None
+        encoders = {name: self._given.get(name) or self.teachers[name] for name in self.network_config.priors}
+        return Priors(encoders).to(self.accelerator.device).eval()
 
     def _validation_batches(self, resolution: int, *, maps: bool) -> list[Batch]:
         slots = Slots(self._validation, 1.0, 0.0).in_order()
