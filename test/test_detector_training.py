@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from made_hands import MODELS, MadeHand, make_hand
+from made_frames import CAMERA, drawn
+from made_hands import MODELS
 
-from a2p_ros.camera import CameraModel
 from a2p_ros.cli import main
 from a2p_ros.commands.options import one_at_a_time
 from a2p_ros.config import DetectionConfig, DeviceConfig
@@ -28,45 +28,12 @@ from a2p_ros.training.detector.frames import PackConfig, PackedFrames, pack, rea
 from a2p_ros.training.detector.loss import losses
 from a2p_ros.training.detector.network import ExportedHandNet, HandNet, NetworkConfig
 from a2p_ros.training.detector.trainer import DetectorTrainer, TrainConfig
-from a2p_ros.training.synthetic.samples import Frame, HandLabel, ShardWriter
-from a2p_ros.types import Box, Pair, Side
+from a2p_ros.training.synthetic.samples import ShardWriter
+from a2p_ros.types import Side
 
-CAMERA = CameraModel(256, 192, 240.0, 250.0, 120.0, 99.0)
 SMALL = NetworkConfig(stem=16, stride4=16, stride8=16, stride16=16, stride32=16, blocks=1, neck=16)
 PACK = PackConfig(width=192, height=144)
 COUNT = 26
-
-
-def label(hand: MadeHand) -> HandLabel:
-    points = cv2.projectPoints(hand.joints, np.zeros(3), np.zeros(3), CAMERA.K, None)[0][:, 0]
-    return HandLabel(
-        side=hand.side,
-        rotations=np.concatenate([hand.root[None], hand.rotations]).astype(np.float32),
-        betas=hand.betas.astype(np.float32),
-        transl=hand.transl.astype(np.float32),
-        joints=hand.joints.astype(np.float32),
-        keypoints_px=points.astype(np.float32),
-        visible=np.ones(21, bool),
-        box=Box.around(points),
-        visible_share=1.0,
-    )
-
-
-def drawn(number: int) -> Frame:
-    """Bones as thick lines on a gradient; the first frame has no hand, every third one hand."""
-    rng = np.random.default_rng(number)
-    image = np.full((192, 256, 3), rng.integers(0, 100, 3), np.uint8)
-    made = {side: make_hand(side, rng, CAMERA, depth=0.55) for side in Side}
-    if number % 3 == 0:
-        del made[Side.LEFT if number % 2 else Side.RIGHT]
-    if number == 0:
-        made = {}
-    hands = {side: label(hand) for side, hand in made.items()}
-    for hand in hands.values():
-        for base in range(1, 21, 4):
-            chain = hand.keypoints_px[[0, *range(base, base + 4)]].astype(np.int32)
-            cv2.polylines(image, [chain], False, (220, 170, 140 if hand.side is Side.LEFT else 80), 7)
-    return Frame(f"{number:06d}", image, CAMERA, Pair(hands.get(Side.LEFT), hands.get(Side.RIGHT)), scene={"seed": 7})
 
 
 @pytest.fixture(scope="module")

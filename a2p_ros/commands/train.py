@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from a2p_ros.commands import common, options, train_detector
+from a2p_ros.commands import common, options, train_detector, train_fae
 from a2p_ros.errors import ConfigError
 
 
@@ -51,6 +51,7 @@ def add_parser(verbs: Any) -> None:
     common.add_json(diffusion)
     diffusion.set_defaults(run=run_diffusion)
     train_detector.add(what)
+    train_fae.add(what)
 
 
 def run_diffusion(args: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     folders = args.frames or [args.out / "frames"]
     with options.one_at_a_time(args.out):
         if not args.frames:
-            _draw(args, folders[0])
+            draw_frames(args, folders[0])
         for number, source in enumerate(folders):
             with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
                 for count in pack(source, packed / f"{number:02d}", load_hand_models(), pack_config):
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         "training": dataclasses.asdict(train),
         "augmentation": dataclasses.asdict(augment),
         "network": dataclasses.asdict(sizes),
-        "data": {"synthetic": True, "frames": len(training), "scenes": [_scenes(folder) for folder in folders]},
+        "data": {"synthetic": True, "frames": len(training), "scenes": [scenes_of(folder) for folder in folders]},
         "pictures": train.steps * train.batch,
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
         "commit": options.commit(),
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(args: argparse.Namespace, folder: Path) -> None:
+def draw_frames(args: argparse.Namespace, folder: Path) -> None:
     """Frames for a training of their own, where they are not there yet."""
     from a2p_ros.training.synthetic.config import SynthConfig
     from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards
@@ -147,7 +147,7 @@ def _draw(args: argparse.Namespace, folder: Path) -> None:
             bar.update(task.count)
 
 
-def _scenes(folder: Path) -> Any:
+def scenes_of(folder: Path) -> Any:
     """What a folder of shards says of how it was drawn."""
     from a2p_ros.training.synthetic.samples import read_frames
 

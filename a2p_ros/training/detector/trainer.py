@@ -20,6 +20,7 @@ from torch import Tensor
 
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
+from a2p_ros.training.averages import average_into, rate_at
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
 from a2p_ros.training.detector.checkpoint import Checkpoint, averaged_weights
 from a2p_ros.training.detector.frames import PackedFrames
@@ -131,14 +132,14 @@ class DetectorTrainer:
         begin, sums, count = time.monotonic() - self.seconds, dict[str, float](), 0
         for batch in self._batches():
             for group in self.optimiser.param_groups:
-                group["lr"] = self.config.rate * _rate(self.step / self.config.steps)
+                group["lr"] = self.config.rate * rate_at(self.step / self.config.steps)
             parts = self._losses(batch)
             self.optimiser.zero_grad()
             self.accelerator.backward(torch.stack(list(parts.values())).sum())
             self.accelerator.clip_grad_norm_(self.network.parameters(), 5.0)
             self.optimiser.step()
             self.step, count = self.step + 1, count + 1
-            self._average()
+            average_into(self.averaged, self.net, self.config.ema, self.step)
             sums = {name: sums.get(name, 0.0) + float(part.detach()) for name, part in parts.items()}
             if self.step % self.config.every == 0 or self.step == self.config.steps:
                 self.seconds = time.monotonic() - begin
@@ -202,22 +203,3 @@ class DetectorTrainer:
         with self.accelerator.autocast() if self.config.precision == "bfloat16" else nullcontext():
             outputs = self.network(pixels)
         return losses(*outputs, *maps)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # Early on, an average over few steps: the first weights are far from any good ones.
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, mean in self.averaged.state_dict().items():
-            now = self.net.state_dict()[name]
-            if mean.dtype.is_floating_point:
-                mean.lerp_(now, 1 - decay)
-            else:
-                mean.copy_(now)
-
-
-def _rate(share: float) -> float:
-    """Share of the learning rate, ``share`` of the steps done."""
-    rise = 0.03
-    if share < rise:
-        return (share + 1e-6) / rise
-    return 0.01 + 0.99 * (1 + float(np.cos((share - rise) / (1 - rise) * np.pi))) / 2

@@ -1,0 +1,183 @@
+"""``a2p train fae``: rendered frames, packed crops, teachers, distillation and the network with one command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from a2p_ros.commands import common, options
+from a2p_ros.commands.train_detector import FIRST_SEED, draw_frames, scenes_of
+from a2p_ros.errors import ConfigError
+
+#: As in the network's configuration.
+PRIORS = ("keypoints", "segmentation", "depth")
+
+
+def add(what: Any) -> None:
+    """Options of ``a2p train fae``."""
+    parser = what.add_parser(
+        "fae",
+        help="the A2P network",
+        description="Draw frames of hands, cut and pack their crops, train stand-in teachers, distil them into the "
+        "network, train it end to end. All of it goes on where an earlier run into the same folder stopped. On "
+        "several GPUs or cores: torchrun --nproc_per_node N -m a2p_ros.cli train fae ...",
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/fae"), metavar="DIR", help="weights, curves, pictures")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of shards made by `a2p synth`; may be given several times (default: OUT/frames, drawn here)",
+    )
+    parser.add_argument("--packed", type=Path, metavar="DIR", help="where packed crops are kept (default: OUT/packed)")
+    parser.add_argument("--count", type=int, default=40_000, help="frames that are drawn where --frames is not given")
+    parser.add_argument("--data-seed", type=int, default=FIRST_SEED, help=f"of the drawn frames, {FIRST_SEED} or more")
+    parser.add_argument("--preset", choices=("lite", "full"), default="lite", help="sizes and schedule")
+    parser.add_argument("--mode", choices=("none", "distilled", "foundation"), help="what becomes of the priors")
+    parser.add_argument(
+        "--priors", metavar="LIST", help="none, all, or some of keypoints,segmentation,depth (default: all)"
+    )
+    for name in PRIORS:
+        parser.add_argument(
+            f"--sapiens-{name}", type=Path, metavar="FILE", help=f"Sapiens' checkpoint for {name} (CC-BY-NC)"
+        )
+    parser.add_argument("--sapiens-cache", type=Path, metavar="DIR", help="keep Sapiens' features here")
+    parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
+    parser.add_argument("--steps", type=int, help="steps of the network")
+    parser.add_argument("--teacher-steps", type=int, help="steps of each teacher")
+    parser.add_argument("--distil-share", type=float, help="share of the last stage's batches that are distilled")
+    parser.add_argument("--batch", type=int, help="crops a step, over all processes")
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--resolution", type=int, help="edge of the crops in the last steps [px]")
+    parser.add_argument("--low-share", type=float, help="share of the steps on the smallest crops")
+    parser.add_argument("--middle-share", type=float, help="share of the steps on middling crops")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), help="of the network's products")
+    parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
+    parser.add_argument("--workers", type=int, help="threads that make pictures, and processes that draw frames")
+    parser.add_argument("--hand-model", default="", metavar="DIR", help="folder made by `a2p hand-model convert`")
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Frames, packed crops, the stages, weights, curves."""
+    from a2p_ros.hand import load_hand_models
+    from a2p_ros.network.backbone import make_backbone
+    from a2p_ros.network.config import FULL, LITE
+    from a2p_ros.network.teachers import save_teachers
+    from a2p_ros.network.weights import save
+    from a2p_ros.training.fae import curves
+    from a2p_ros.training.fae.augment import AugmentConfig
+    from a2p_ros.training.fae.config import LossWeights, TrainConfig
+    from a2p_ros.training.fae.training import FaeTraining
+
+    names = "seed steps teacher_steps distil_share batch rate resolution low_share middle_share precision every workers"
+    preset = TrainConfig.lite() if args.preset == "lite" else TrainConfig.full()
+    config = options.given(preset, args, **{name: name for name in names.split()})
+    encoders = _sapiens(args)
+    network = dataclasses.replace(LITE if args.preset == "lite" else FULL, **_mode(args))
+    # Stand-ins are networks like the backbone; Sapiens has its own width.
+    widths = {encoder.width for encoder in encoders.values()} or {make_backbone(network).out_channels}
+    network = dataclasses.replace(network, prior_channels=widths.pop())
+    models = load_hand_models(args.hand_model)
+    training, validation = _crops(args)
+    weights, augment = LossWeights(), AugmentConfig()
+    trainer = FaeTraining(training, validation, network, config, weights, augment, models.right, args.out, encoders)
+    first = trainer.accelerator.is_main_process
+    if first and not args.json:
+        common.say(f"{len(training)} crops, {len(validation)} for validation; stages: {_stages(trainer.steps)}")
+    for stage, steps in trainer.steps.items():
+        with common.bar(total=steps, unit="step", what=stage) as bar:
+            for record in trainer.run_stage(stage):
+                bar.update(record["step"] - bar.n)
+                bar.set_postfix_str(summary(record))
+                if first:
+                    curves.draw(trainer.history, args.out / "curves.png")
+    if not first:
+        return 0
+    assert trainer.averaged is not None
+    last = trainer.history["end_to_end"][-1]
+    card = {
+        "name": f"a2p_{args.preset}_{network.mode}",
+        "training": dataclasses.asdict(config),
+        "loss_weights": dataclasses.asdict(weights),
+        "augmentation": dataclasses.asdict(augment),
+        "data": {"synthetic": True, "crops": len(training), "scenes": [scenes_of(folder) for folder in _folders(args)]},
+        "teachers": {name: "Sapiens, CC-BY-NC" if name in encoders else "stand-in" for name in network.priors},
+        "commit": options.commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {trainer.accelerator.device.type}",
+        "processes": trainer.accelerator.num_processes,
+        "training_seconds": {name: round(seconds, 1) for name, seconds in trainer.seconds.items()},
+        "validation": last,
+    }
+    save(args.out, trainer.averaged, models.right.name, card)
+    if trainer.teachers:
+        save_teachers(args.out, trainer.teachers, {"commit": card["commit"], "data": card["data"]})
+    lines = [summary(last), f"weights, their card, curves.png and pictures of crops are in {args.out}"]
+    common.finish(args, {"weights": str(args.out), **last}, lines)
+    return 0
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The figures of a record in a line."""
+    if "mpjpe_mm" not in record:
+        return f"loss {record['loss']:.3f}" + (f", {record['validation']:.3f}" if "validation" in record else "")
+    return (
+        f"loss {record['loss']:.3f}; MPJPE {record['mpjpe_mm']:.1f} mm, PCK@0.1 {record['pck_010']:.3f}, MRRPE "
+        f"{record.get('mrrpe_mm', float('nan')):.1f} mm, sides {record['side_right']:.3f}"
+    )
+
+
+def _stages(steps: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count} steps)" for name, count in steps.items())
+
+
+def _mode(args: argparse.Namespace) -> dict[str, Any]:
+    """Mode and priors of the network that the options ask for."""
+    text = args.priors or ("none" if args.mode == "none" else "all")
+    priors = {"none": (), "all": PRIORS}.get(text, tuple(text.split(",")))
+    unknown = sorted(set(priors) - set(PRIORS))
+    if unknown:
+        raise ConfigError(f"--priors: expected none, all or some of {','.join(PRIORS)}, got {text!r}")
+    mode = args.mode or ("distilled" if priors else "none")
+    if (mode == "none") != (not priors):
+        raise ConfigError(f"--mode {mode} with --priors {text}: mode none goes with priors none, the others with some")
+    return {"mode": mode} | ({} if mode == "none" else {name: name in priors for name in PRIORS})
+
+
+def _folders(args: argparse.Namespace) -> list[Path]:
+    return args.frames or [args.out / "frames"]
+
+
+def _crops(args: argparse.Namespace) -> Any:
+    """Packed crops for training and validation; the first of several processes packs them."""
+    from a2p_ros.training.fae.packing import PackConfig, PackedCrops, pack, read_packed
+
+    config, packed = PackConfig(), args.packed or args.out / "packed"
+    with options.one_at_a_time(args.out):
+        if not args.frames:
+            draw_frames(args, args.out / "frames")
+        for number, source in enumerate(_folders(args)):
+            with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
+                for count in pack(source, packed / f"{number:02d}", config):
+                    bar.update(count - bar.n)
+    parts = [read_packed(source, packed / f"{number:02d}", config) for number, source in enumerate(_folders(args))]
+    return PackedCrops.joined(parts).split()
+
+
+def _sapiens(args: argparse.Namespace) -> dict[str, Any]:
+    """The prior encoders that are given as checkpoints."""
+    from a2p_ros.network.sapiens import CachedPrior, load_sapiens
+
+    found: dict[str, Any] = {}
+    for name in PRIORS:
+        path = getattr(args, f"sapiens_{name}")
+        if path is not None:
+            prior = load_sapiens(path)
+            found[name] = prior if args.sapiens_cache is None else CachedPrior(prior, args.sapiens_cache)
+    return found

@@ -1,0 +1,93 @@
+"""A kept crop as run time might cut it, and as it was never drawn: placed with errors, recoloured, covered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from a2p_ros.config import Checked, setting
+from a2p_ros.cropping import Crop
+from a2p_ros.training.fae.packing import PackedCrops
+from a2p_ros.training.looks import looks, patch
+from a2p_ros.types import Box, Image
+
+
+@dataclass(frozen=True)
+class AugmentConfig(Checked):
+    """How much crops are changed; chances are of each crop.
+
+    Scale is A2P's (after InterWild); shift and turn are ours: crops are upright, so only what detection and tracking
+    err by is left of InterWild's 60 degrees.
+    """
+
+    scale: float = setting(
+        0.25, "Largest change of the crop's edge; half of it is the standard deviation.", low=0.0, high=0.9
+    )
+    shift: float = setting(0.06, "Standard deviation of the crop's place [edges].", low=0.0, high=0.5)
+    most_shift: float = setting(0.2, "Largest shift [edges].", low=0.0, high=0.5)
+    turn: float = setting(math.radians(18), "Largest common turn [rad].", low=0.0, high=math.pi)
+    far_turn: float = setting(0.06, "Chance of a turn of up to a right angle.", low=0.0, high=1.0)
+    wrong_side: float = setting(0.1, "Chance that a crop is mirrored as for the other hand.", low=0.0, high=1.0)
+    colour: float = setting(0.85, "Chance of other colours.", low=0.0, high=1.0)
+    grey: float = setting(0.06, "Chance of no colours.", low=0.0, high=1.0)
+    light: float = setting(0.3, "Chance of uneven light.", low=0.0, high=1.0)
+    texture: float = setting(0.15, "Chance of a texture over all of it.", low=0.0, high=1.0)
+    blur: float = setting(0.25, "Chance of blur, even or along a line.", low=0.0, high=1.0)
+    coarse: float = setting(0.2, "Chance of a detour over fewer pixels.", low=0.0, high=1.0)
+    noise: float = setting(0.3, "Chance of noise.", low=0.0, high=1.0)
+    jpeg: float = setting(0.2, "Chance of JPEG's losses.", low=0.0, high=1.0)
+    cover: float = setting(0.2, "Chance that a part of the crop is covered.", low=0.0, high=1.0)
+
+    @classmethod
+    def tracked(cls) -> AugmentConfig:
+        """What tracking errs by and nothing else: for validation."""
+        chances = ("far_turn", "wrong_side", "colour", "grey", "light", "texture", "blur", "coarse", "noise", "jpeg")
+        return cls(scale=0.1, shift=0.03, turn=math.radians(9), cover=0.0, **dict.fromkeys(chances, 0.0))
+
+
+def placed(kept: Crop, margin: float, resolution: int, rng: np.random.Generator, config: AugmentConfig) -> Crop:
+    """The crop, in the frame, that is cut instead of the hand's true square, of which ``kept`` is ``margin`` times."""
+    square = kept.size / margin
+    scale = 1 + config.scale * float(np.clip(rng.normal(0, 0.5), -1, 1))
+    shift = np.clip(rng.normal(0, config.shift, 2), -config.most_shift, config.most_shift) * square
+    turn = config.turn * rng.uniform(-1, 1)
+    if rng.random() < config.far_turn:
+        turn = rng.uniform(-math.pi / 2, math.pi / 2)
+    mirrored = kept.mirrored ^ (rng.random() < config.wrong_side)
+    centre = (kept.centre[0] + float(shift[0]), kept.centre[1] + float(shift[1]))
+    return Crop(centre, square * scale, kept.rotation + float(turn), resolution, bool(mirrored))
+
+
+def picture(
+    packed: PackedCrops, row: int, crop: Crop, rng: np.random.Generator, config: AugmentConfig
+) -> UInt8[np.ndarray, "resolution resolution 3"]:
+    """The pixels of ``crop``, taken from the kept crop, recoloured and covered."""
+    # Half the pixels are enough where the crop would have to shrink them anyway.
+    reduced = crop.resolution * packed.config.margin <= 0.55 * packed.config.edge
+    image = packed.picture(row, reduced)
+    kept = packed.crop_of(row, image.shape[0])
+    size = (crop.resolution, crop.resolution)
+    out = cv2.warpAffine(image, between(kept, crop), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if rng.random() < config.cover:
+        _cover(out, rng)
+    return looks(out, rng, config)
+
+
+def between(kept: Crop, crop: Crop) -> Float[np.ndarray, "2 3"]:
+    """Affine map from the pixels of one crop to those of another of the same frame."""
+    linear = crop.matrix[:, :2] @ kept.inverse[:, :2]
+    return np.column_stack([linear, crop.matrix[:, :2] @ kept.inverse[:, 2] + crop.matrix[:, 2]])
+
+
+def _cover(image: Image, rng: np.random.Generator) -> None:
+    """Something over up to a fifth of the crop, often in a colour of it."""
+    edge = image.shape[0]
+    colours = [image[int(y), int(x)] for x, y in rng.uniform(0.2, 0.8, (2, 2)) * edge]
+    colours.append(rng.integers(0, 256, 3))
+    w, h = edge * rng.uniform(0.1, 0.45, 2)
+    x, y = rng.uniform(0, edge - w), rng.uniform(0, edge - h)
+    patch(image, Box(x, y, x + w, y + h), colours, rng)
