@@ -15,11 +15,10 @@ from a2p_ros.interaction.representation import (
     LEFT,
     RIGHT,
     PairCodec,
-    matrix_from_6d,
     mirrored_raw,
     raw,
-    sixd_from_matrix,
 )
+from a2p_ros.torch_rotations import matrix_from_6d, sixd_from_matrix
 from a2p_ros.types import Pair, Side
 
 HANDS = load_hand_models()

@@ -21,6 +21,7 @@ from torch import Tensor
 from a2p_ros.errors import InputError
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.hand_pairs import HandPairs
+from a2p_ros.torch_rotations import matrix_from_6d, sixd_from_matrix
 from a2p_ros.types import Pair, Side
 
 ARTICULATION = 90
@@ -136,19 +137,6 @@ def wrists(models: Pair[HandModel], pairs: HandPairs) -> Pair[Tensor]:
     """Both wrist joints, (B, 3) [m]."""
     left, right = (models[s].with_shape(pairs.betas[s]).joints[:, 0] + pairs.transl[s] for s in (Side.LEFT, Side.RIGHT))
     return Pair(left, right)
-
-
-def sixd_from_matrix(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
-    """The first column, then the second."""
-    return torch.cat([matrix[..., :, 0], matrix[..., :, 1]], -1)
-
-
-def matrix_from_6d(sixd: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Gram-Schmidt of two columns; any six numbers whose columns are not parallel give a rotation."""
-    a, b = sixd[..., :3], sixd[..., 3:]
-    x = torch.nn.functional.normalize(a, dim=-1)
-    y = torch.nn.functional.normalize(b - (x * b).sum(-1, keepdim=True) * x, dim=-1)
-    return torch.stack([x, y, torch.linalg.cross(x, y)], -1)
 
 
 def _mirrored(rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:

@@ -1,0 +1,92 @@
+"""Sizes of the network, and the presets ``LITE`` and ``FULL``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from a2p_ros.config import Checked, setting
+from a2p_ros.errors import ConfigError
+
+#: What the prior encoders were taught, in the order of the paper's table 4.
+PRIORS = ("keypoints", "segmentation", "depth")
+#: Edges of the token grid at which positions are learnt; crops of other sizes interpolate them.
+GRID = 8
+Mode = Literal["none", "distilled", "foundation"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Checked):
+    """Sizes of the network; the paper's are those of ``FULL``, and what it does not give is said to be ours."""
+
+    mode: Mode = setting(
+        "distilled",
+        "Where the aligned priors come from. none: there are none (the paper's baseline); distilled: from the Fusion "
+        "Alignment Encoder; foundation: from the prior encoders themselves.",
+    )
+    keypoints: bool = setting(True, "The prior encoder for keypoints takes part.")
+    segmentation: bool = setting(True, "The prior encoder for part segmentation takes part.")
+    depth: bool = setting(True, "The prior encoder for depth takes part.")
+    prior_channels: int = setting(192, "Features a token of the prior encoders.", low=1)
+    resolution: int = setting(128, "Edge of the crops [px].", low=32, high=1024)
+    layers: Literal[18, 50] = setting(18, "ResNet-18 (basic blocks) or ResNet-50 (bottlenecks).")
+    width: int = setting(32, "Channels of the ResNet's first stage; 64 in the paper.", low=16)
+    last_width: int = setting(192, "Channels of its last stage, before a bottleneck's expansion.", low=16)
+    last_stride: int = setting(
+        1, "Stride of its last stage: 1 gives 8 x 8 tokens of 128 px, 2 of 256 px.", low=1, high=2
+    )
+    token_dim: int = setting(128, "Channels of a token.", low=16)
+    fusion_layers: int = setting(2, "Layers of the transformer encoder of eq. 2; ours.", low=1, high=32)
+    fusion_heads: int = setting(4, "Its heads; ours.", low=1, high=64)
+    heat_scale: int = setting(2, "Cells of the heat maps to a token along each edge; 1 in InterWild.", low=1, high=2)
+    depth_bins: int = setting(8, "Planes of the heat maps.", low=2, high=64)
+    depth_range: float = setting(
+        0.2,
+        "Depths relative to the wrist lie within this [m]; 0.15 in InterWild, which a hand that points exceeds.",
+        low=0.05,
+        high=1.0,
+    )
+    joint_features: int = setting(128, "Channels that are sampled at the joints; 512 in InterWild.", low=16)
+    relative_features: int = setting(64, "Channels of the small network for the relative translation; ours.", low=16)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.token_dim % self.fusion_heads:
+            raise ConfigError(
+                f"NetworkConfig: expected token_dim that is a multiple of fusion_heads, got {self.token_dim} and "
+                f"{self.fusion_heads}"
+            )
+        if self.resolution % self.stride:
+            raise ConfigError(
+                f"NetworkConfig.resolution: expected a multiple of {self.stride}, the stride of a token, got "
+                f"{self.resolution}"
+            )
+        if self.mode != "none" and not self.priors:
+            raise ConfigError(f"NetworkConfig: mode {self.mode} needs a prior encoder: {' or '.join(PRIORS)}")
+
+    @property
+    def priors(self) -> tuple[str, ...]:
+        """Names of the prior encoders that take part."""
+        return tuple(name for name in PRIORS if getattr(self, name))
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a crop to a token along each edge."""
+        return 16 * self.last_stride
+
+
+LITE = NetworkConfig()
+FULL = NetworkConfig(
+    resolution=256,
+    layers=50,
+    width=64,
+    last_width=512,
+    last_stride=2,
+    token_dim=512,
+    fusion_layers=4,
+    fusion_heads=8,
+    heat_scale=1,
+    joint_features=512,
+    relative_features=128,
+    prior_channels=1536,
+)
