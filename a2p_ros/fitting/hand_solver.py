@@ -31,6 +31,8 @@ _SIGMA_3D = 0.015
 _ALONG = np.array([1.0, 1.0, 0.6])
 #: How fast an angle may change from one frame to the next, and how soft its limits are [rad].
 _SIGMA_TIME = 0.4
+#: How far a network's angles are from the true ones [rad]: a choice of ours, no paper gives one.
+_SIGMA_REGRESSED = 0.25
 _SIGMA_LIMIT = 0.05
 _BONES_FROM = np.array([0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19])
 _NEAREST = 0.02
@@ -159,7 +161,8 @@ class HandProblem:
 
     - projection of the landmarks against the keypoints, robust (Geman-McClure);
     - landmarks against 3D keypoints, their scale the model's, their origin free;
-    - angles against a relaxed hand, last frame's angles, and the limits of human joints.
+    - angles against a relaxed hand, or what a network says of this one, last frame's angles, and the limits of
+      human joints.
     """
 
     _limits = finger_limits()
@@ -176,6 +179,7 @@ class HandProblem:
         self._extent = np.maximum(np.ptp(measured.rays, axis=1).max(1), 1e-6)
         self._weight_2d = np.sqrt(measured.weights) / _SIGMA_2D
         self._weight_3d = np.sqrt(measured.weights) / _SIGMA_3D
+        self._expected, self._expected_sigma = self._relaxed, self._relaxed_sigma
         self._last: np.ndarray | None = None
         self._last_weight = np.zeros(len(self._rest))
         flat = self._rest + skeleton.shift
@@ -201,6 +205,16 @@ class HandProblem:
     def follow(self, angles: Float[np.ndarray, "hands 5 3 3"], known: Bool[np.ndarray, "hands"]) -> None:
         """Hold the angles of ``known`` hands near those of the last frame."""
         self._last, self._last_weight = angles, known / _SIGMA_TIME**2
+
+    def expect(self, angles: Float[np.ndarray, "hands 5 3 3"], known: Bool[np.ndarray, "hands"]) -> None:
+        """Hold the angles of ``known`` hands near these, which a network regressed, and not near a relaxed hand's.
+
+        Within the limits of human joints: what a network says beyond them is its error.
+        """
+        chosen = known[:, None, None, None]
+        possible = np.clip(angles, self._limits[..., 0], self._limits[..., 1])
+        self._expected = np.where(chosen, possible, self._relaxed)
+        self._expected_sigma = np.where(chosen, _SIGMA_REGRESSED, self._relaxed_sigma)
 
     def solve(self, start: Linearised, steps: int) -> Linearised:
         """The state after so many Levenberg-Marquardt steps, none of which raises the cost."""
@@ -274,8 +288,8 @@ class HandProblem:
 
     def _angle_terms(self, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n = len(angles)
-        weight = 1 / self._relaxed_sigma**2
-        off = self._relaxed - angles
+        weight = np.broadcast_to(1 / self._expected_sigma**2, angles.shape)
+        off = self._expected - angles
         outside = np.clip(angles, self._limits[..., 0], self._limits[..., 1]) - angles
         lhs = weight + (outside != 0) / _SIGMA_LIMIT**2
         rhs = weight * off + outside / _SIGMA_LIMIT**2

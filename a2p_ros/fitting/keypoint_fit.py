@@ -18,8 +18,9 @@ from a2p_ros.config import FitConfig, PlacementConfig
 from a2p_ros.fitting.hand_solver import HandProblem, Linearised, Measured
 from a2p_ros.fitting.shape_estimate import ShapeEstimate
 from a2p_ros.fitting.skeleton import LANDMARK_SHIFT, Skeleton, has_rigid_tips, side_arrays
+from a2p_ros.regressed_shape import RegressedShape
 from a2p_ros.rotations import angle_between
-from a2p_ros.types import HandKeypoints, HandPose, Pair, Side
+from a2p_ros.types import HandKeypoints, HandPose, Pair, RegressedHand, Side
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
@@ -29,7 +30,7 @@ _NEW_HAND = 4
 #: A tracked hand whose error exceeds this, or that has turned this far [rad] from the 3D points, is started anew.
 _LOST_ERROR = 0.07
 _LOST_TURN = 1.0
-#: A hand that the last pose misses by this much before any step has jumped, and is new.
+#: A hand that the last pose, or its regressed one, misses by this much before any step is taken for a new one.
 _JUMP_ERROR = 0.2
 #: A hand smaller than this in the image [px], or in its 3D points [m], has no shape that could be fitted.
 _MIN_EXTENT_PX = 4.0
@@ -39,15 +40,18 @@ _MIN_EXTENT_3D = 1e-3
 class KeypointFit:
     """Keypoints of both hands -> MANO pose and shape, frame after frame.
 
-    A hand seen in the last frame starts from its last pose; a new one from the palm's rotation
-    and the fingers' directions in the 3D points. Both hands share one shape, estimated over their
-    first frames and then kept; its size is ``hand_length``, or the mean adult hand's.
+    A hand that a network regressed starts from that pose and is held near it; one seen in the last
+    frame starts from its last pose; a new one from the palm's rotation and the fingers' directions
+    in the 3D points. Both hands share one shape, estimated over their first frames and then kept;
+    its size is ``hand_length``, or the mean adult hand's.
 
     Args:
         models: hand models.
         config: steps and rejection.
         placement: ``hand_length``.
-        landmark_shift: where the keypoints lie from the joints; the default is measured for MediaPipe's.
+        landmark_shift: where keypoints that are not ``at_joints`` lie from the joints; the default is measured for
+            MediaPipe's.
+        regressed_shape: whether hands that a network regressed have the shape that it says.
 
     Raises:
         InputError: no shape of the model has the hand length asked for.
@@ -62,16 +66,16 @@ class KeypointFit:
         config: FitConfig | None = None,
         placement: PlacementConfig | None = None,
         landmark_shift: Float[np.ndarray, "21 3"] = LANDMARK_SHIFT,
+        *,
+        regressed_shape: bool = True,
     ) -> None:
         self.config = config or FitConfig()
-        self.shape = ShapeEstimate(models.right, (placement or PlacementConfig()).hand_length)
+        length = (placement or PlacementConfig()).hand_length
+        self.shape = ShapeEstimate(models.right, length)
+        self._regressed_shape = RegressedShape(models.right, length) if regressed_shape else None
         self._models = models
-        sides = side_arrays(models, landmark_shift)
-        self._skeletons = {
-            (Side.LEFT,): Skeleton([sides.left]),
-            (Side.RIGHT,): Skeleton([sides.right]),
-            (Side.LEFT, Side.RIGHT): Skeleton([sides.left, sides.right]),
-        }
+        self._arrays = {False: side_arrays(models, landmark_shift), True: side_arrays(models, np.zeros((21, 3)))}
+        self._skeletons: dict[tuple[tuple[Side, bool], ...], Skeleton] = {}
         self._rigid_tips = has_rigid_tips(models.right)
         self._last: dict[Side, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -84,11 +88,15 @@ class KeypointFit:
         """Take over changed settings; the next frame uses them."""
         self.config = config
         self.shape.set_length(placement.hand_length)
+        if self._regressed_shape is not None:
+            self._regressed_shape.set_length(placement.hand_length)
 
     def reset(self) -> None:
         """Forget the last frame and the shape: another stream or another person begins."""
         self._last.clear()
         self.shape.reset()
+        if self._regressed_shape is not None:
+            self._regressed_shape.reset()
 
     def __call__(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Pair[HandPose | None]:
         """Fit both hands of one frame.
@@ -104,14 +112,15 @@ class KeypointFit:
         return Pair(poses.get(Side.LEFT), poses.get(Side.RIGHT))
 
     def _fit(self, hands: dict[Side, HandKeypoints], camera: CameraModel) -> dict[Side, HandPose]:
-        skeleton = self._skeletons[tuple(hands)]
-        betas = self.shape.betas
+        skeleton = self._skeleton(hands)
+        regressed = [hand.regressed for hand in hands.values()]
+        betas, told = self._betas(regressed)
         measured = Measured.of(list(hands.values()), camera)
         problem = HandProblem(skeleton, betas, measured)
-        solved = self._solve(problem, measured, list(hands))
+        solved = self._solve(problem, measured, list(hands), skeleton, regressed)
 
         good = np.isfinite(solved.cost) & (solved.error <= self.config.max_error)
-        if not self.shape.frozen:
+        if not (told or self.shape.frozen):
             self.shape.add(*problem.shape_information(solved), good)
         roots = measured.R_camera_view @ solved.state.root
         rotations = skeleton.local_rotations(solved.posed, solved.state.root)
@@ -138,18 +147,50 @@ class KeypointFit:
             )
         return poses
 
-    def _solve(self, problem: HandProblem, measured: Measured, sides: list[Side]) -> Linearised:
-        """Follow the known hands, start the new and the lost ones from the 3D points."""
-        known = np.array([side in self._last for side in sides])
-        start = None
-        if known.any():
+    def _skeleton(self, hands: dict[Side, HandKeypoints]) -> Skeleton:
+        key = tuple((side, hand.at_joints) for side, hand in hands.items())
+        if key not in self._skeletons:
+            self._skeletons[key] = Skeleton([self._arrays[at_joints][side] for side, at_joints in key])
+        return self._skeletons[key]
+
+    def _betas(self, regressed: list[RegressedHand | None]) -> tuple[Float[np.ndarray, "10"], bool]:
+        """The shape of this frame's hands, and whether a network told it."""
+        said = [hand.betas for hand in regressed if hand is not None]
+        if self._regressed_shape is None or len(said) < len(regressed):
+            return self.shape.betas, False
+        self._regressed_shape.add(said)
+        return self._regressed_shape.betas, True
+
+    def _solve(
+        self,
+        problem: HandProblem,
+        measured: Measured,
+        sides: list[Side],
+        skeleton: Skeleton,
+        regressed: list[RegressedHand | None],
+    ) -> Linearised:
+        """Start hands from what a network says, follow the known ones, start the new and the lost from the points."""
+        to_view = np.swapaxes(measured.R_camera_view, 1, 2)
+        known, start = np.zeros(len(sides), bool), None
+        told = np.array([hand is not None for hand in regressed])
+        if told.any():
+            nothing = (np.eye(3), np.tile(np.eye(3), (15, 1, 1)))
+            said = [nothing if hand is None else (hand.global_orient, hand.hand_pose) for hand in regressed]
+            angles = skeleton.angles_from_rotations(np.stack([pose for _, pose in said]))
+            problem.expect(angles, told)
+            start = problem.linearise(problem.located(to_view @ np.stack([root for root, _ in said]), angles))
+            known = told & (start.error < _JUMP_ERROR)
+            problem.expect(angles, known)
+        followed = ~told & np.array([side in self._last for side in sides])
+        if followed.any():
             last = [self._last.get(side, (np.eye(3), np.zeros((5, 3, 3)))) for side in sides]
-            roots = np.swapaxes(measured.R_camera_view, 1, 2) @ np.stack([root for root, _ in last])
             angles = np.stack([angle for _, angle in last])
-            problem.follow(angles, known)
-            start = problem.linearise(problem.located(roots, angles))
-            known = known & (start.error < _JUMP_ERROR)
-            problem.follow(angles, known)
+            problem.follow(angles, followed)
+            again = problem.linearise(problem.located(to_view @ np.stack([root for root, _ in last]), angles))
+            followed = followed & (again.error < _JUMP_ERROR)
+            problem.follow(angles, followed)
+            start = again if start is None else start.replaced(followed, again)
+            known = known | followed
         if start is None or not known.all():
             guess = problem.linearise(problem.first_guess())
             start = guess if start is None else guess.replaced(known, start)
@@ -158,7 +199,9 @@ class KeypointFit:
         turned = angle_between(solved.state.root, problem.palm_turn)
         lost = known & ~((solved.error < _LOST_ERROR) & (turned < _LOST_TURN))
         if lost.any():
-            problem.follow(np.zeros((len(sides), 5, 3, 3)), np.zeros(len(sides), bool))
+            nowhere = np.zeros((len(sides), 5, 3, 3)), np.zeros(len(sides), bool)
+            problem.follow(*nowhere)
+            problem.expect(*nowhere)
             anew = problem.solve(problem.linearise(problem.first_guess()), self.config.iterations * _NEW_HAND)
             unfollowed = problem.linearise(solved.state)
             solved = solved.replaced(lost & (anew.cost < unfollowed.cost), anew)
@@ -178,6 +221,8 @@ def _is_usable(hand: HandKeypoints) -> bool:
     arrays = (hand.keypoints_px, hand.keypoints_3d, hand.confidence, hand.crop_centre_px)
     if [np.shape(a) for a in arrays] != [(21, 2), (21, 3), (21,), (2,)]:
         return False
+    if hand.regressed is not None:
+        arrays = (*arrays, hand.regressed.global_orient, hand.regressed.hand_pose, hand.regressed.betas)
     if not all(np.isfinite(a).all() for a in arrays) or np.count_nonzero(np.asarray(hand.confidence) > 0) < 8:
         return False
     singular = np.linalg.svd(hand.keypoints_3d - hand.keypoints_3d.mean(0), compute_uv=False)

@@ -190,6 +190,21 @@ class Skeleton:
         out[:, FINGERS - 1] = np.swapaxes(parents, -1, -2) @ posed.turns
         return out
 
+    def angles_from_rotations(self, rotations: Float[np.ndarray, "hands 15 3 3"]) -> Float[np.ndarray, "hands 5 3 3"]:
+        """Joint angles of joint rotations in MANO's order: the inverse of ``local_rotations``.
+
+        Of the two triples of angles that give one rotation the one with less twist and abduction, so that flexion may
+        exceed 90 degrees.
+        """
+        local = self._axes_t @ np.asarray(rotations, np.float64)[:, FINGERS - 1] @ self._axes
+        flexion = np.arcsin(np.clip(-local[..., 2, 0], -1.0, 1.0))
+        twist = np.arctan2(local[..., 2, 1], local[..., 2, 2])
+        abduction = np.arctan2(local[..., 1, 0], local[..., 0, 0])
+        first = np.stack([twist, flexion, abduction], axis=-1)
+        other = np.stack([_half_turn(twist), np.copysign(np.pi, flexion) - flexion, _half_turn(abduction)], axis=-1)
+        sideways = np.abs(first[..., [_TWIST, _ABDUCTION]]).sum(-1) <= np.abs(other[..., [_TWIST, _ABDUCTION]]).sum(-1)
+        return np.where(sideways[..., None], first, other)
+
     def angles_from_points(
         self,
         points: Float[np.ndarray, "hands 21 3"],
@@ -222,6 +237,11 @@ class Skeleton:
             local = np.stack([ca * cf, -sa, ca * sf, sa * cf, ca, sa * sf, -sf, zero, cf], -1).reshape(n, 5, 3, 3)
             turn = turn @ axes @ local @ np.swapaxes(axes, -1, -2)
         return angles
+
+
+def _half_turn(angle: np.ndarray) -> np.ndarray:
+    """The angle half a turn away, in [-pi, pi]."""
+    return angle - np.copysign(np.pi, angle)
 
 
 def finger_limits() -> Float[np.ndarray, "5 3 3 2"]:
