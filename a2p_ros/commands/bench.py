@@ -103,7 +103,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
         "latency_ms": common.percentiles(ours, 1e3),
         "stages": {name: common.percentiles(values, 1e3) for name, values in stages.items()},
         "mediapipe_ms": common.percentiles(theirs, 1e3),
-        "device": report["landmarks"].rpartition(" on ")[2],
+        "device": report.get("network", report.get("landmarks", "")).rpartition(" on ")[2],
         "provider": report["detector"],
         "rss_mb": memory,
         "frames": len(ours),

@@ -114,7 +114,7 @@ def methods_of(
         return stages, methods, dict.fromkeys(("fae", "fae_fit", "fae_repaired"), str(error))
     from a2p_ros.network.regressed_pose import RegressedPose
 
-    regressed = RegressedPose(models, config.placement)
+    regressed = RegressedPose(models, config.fit, config.placement)
     methods = {
         "fae": Method("network", regressed),
         "fae_fit": Method("network", fit),
