@@ -79,7 +79,7 @@ def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring
     from a2p_ros.network.engine import make_engine
     from a2p_ros.network.stage import NetworkStage
 
-    engine = make_engine(config.network, config.device)
+    engine = make_engine(config.network, config.device, models)
     network = NetworkMeasuring(NetworkStage(engine, config.network, config.landmarks, models))
     if config.network.mode != "hybrid":
         return network

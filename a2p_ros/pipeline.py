@@ -193,7 +193,9 @@ class TwoHandPipeline:
         camera = CameraModel.assume(640, 480, self.config.placement.assumed_fov)
         self.detector(image)
         self.measuring(image, [Detection(Box(220, 140, 420, 340), score=1.0)], camera, StageClock())
-        keypoints = Pair(*(made_up_keypoints(self.hand_models[side], camera) for side in Side))
+        keypoints: Pair[HandKeypoints | None] = Pair(
+            *(made_up_keypoints(m, camera) for _, m in self.hand_models.items())
+        )
         apart = self.measuring.apart(keypoints, camera, StageClock())
         hands = place(self.regressor(keypoints, camera), camera, self.hand_models, apart)
         hands = self.smoother(hands, camera, 0.0)

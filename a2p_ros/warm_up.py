@@ -11,7 +11,7 @@ from a2p_ros.types import Box, Detection, HandKeypoints, RegressedHand, Side
 
 
 def made_up_keypoints(model: HandModel, camera: CameraModel) -> HandKeypoints:
-    """What the landmark stage or the network would say of the flat hand at half a metre, fingers up: only to warm up with."""
+    """What would be measured of the flat hand at half a metre, fingers up: only to warm up with."""
     up = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).to(model.template)
     rotations = torch.eye(3).to(model.template).repeat(1, 16, 1, 1)
     rotations[0, 0] = up

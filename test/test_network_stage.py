@@ -15,6 +15,7 @@ from true_engine import TrueEngine, pixels_of, place_picture
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import LandmarkConfig, NetworkStageConfig
 from a2p_ros.detection.tracking import HandTracker
+from a2p_ros.errors import DeviceError
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.measuring import HybridMeasuring, overlapping
 from a2p_ros.network.regressed_pose import RegressedPose
@@ -182,7 +183,7 @@ class Broken(TrueEngine):
         return out
 
     def relative(self, *_: np.ndarray) -> np.ndarray:
-        return np.full((1, 3), np.nan, np.float32)
+        raise DeviceError("relative translation on cpu: expected 3 finite numbers")
 
 
 @pytest.mark.parametrize("field", ["keypoints", "depth", "rotations", "betas", "joint_confidence", "presence"])

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pytest
 from made_hands import MIRROR, MadeHand
 from scipy.spatial.transform import Rotation
 
@@ -100,13 +101,15 @@ class TrueEngine:
             "as_assumed": np.array(0.97 if as_assumed else 0.03),
         }
 
-    def relative(self, keypoints: np.ndarray, depth: np.ndarray, width: np.ndarray) -> np.ndarray:
+    def relative(self, keypoints: np.ndarray, depth: np.ndarray, width: float) -> np.ndarray:
         """Left wrist minus right wrist in the view of the box that the keypoints are relative to."""
-        assert keypoints.shape == (1, 2, 21, 2) and depth.shape == (1, 2, 21) and width.shape == (1,)
+        assert keypoints.shape == (2, 21, 2) and depth.shape == (2, 21) and 0 < width < 10
         left, right = (next(h for h in self.hands if h.side is side) for side in (Side.LEFT, Side.RIGHT))
         pixels = np.concatenate([pixels_of(left, self.camera), pixels_of(right, self.camera)])
-        known = np.column_stack([keypoints[0].reshape(42, 2), np.ones(42)])
-        centre = np.linalg.lstsq(known, pixels, rcond=None)[0][2]
-        for hand, its in zip((left, right), depth[0], strict=True):
-            assert abs(np.corrcoef(its, hand.joints[:, 2])[0, 1]) > 0.2 or np.ptp(its) < 0.02
-        return ((left.wrist - right.wrist) @ ray_turn(self.camera, centre))[None].astype(np.float32)
+        known = np.column_stack([keypoints.reshape(42, 2), np.ones(42)])
+        to_pixels = np.linalg.lstsq(known, pixels, rcond=None)[0]
+        assert to_pixels[0, 0] / self.camera.focal == pytest.approx(width, rel=0.01)
+        for hand, its in zip((left, right), depth, strict=True):
+            assert its[0] == 0 and np.abs(its).max() < 0.25
+            assert np.corrcoef(its, hand.joints[:, 2])[0, 1] > 0.2 or np.ptp(its) < 0.05
+        return (left.wrist - right.wrist) @ ray_turn(self.camera, to_pixels[2])

@@ -7,6 +7,7 @@ than it should, or that turns out to be the other one, gets a second look.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from a2p_ros.camera import CameraModel, rotation_along
 from a2p_ros.config import LandmarkConfig, NetworkStageConfig
 from a2p_ros.cropping import Crop
-from a2p_ros.errors import InputError
+from a2p_ros.errors import DeviceError, InputError
 from a2p_ros.network.geometry import from_edges, to_camera, union_view
 from a2p_ros.regions import inside, is_seen, is_settled, region_of, square_of, touches
 from a2p_ros.rotations import nearest_rotation
@@ -30,6 +31,8 @@ from a2p_ros.types import Detection, HandKeypoints, Image, Pair, RegressedHand
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
     from a2p_ros.network.engine import Engine
+
+log = logging.getLogger(__name__)
 
 #: Turns tried on a box of unknown rotation [rad].
 TURNS = (0.0, math.pi / 2, -math.pi / 2, math.pi)
@@ -114,9 +117,12 @@ class NetworkStage:
             return None
         points = np.stack([view.keypoints(hand.keypoints_px) for hand in (hands.left, hands.right)])
         depth = np.stack([hand.keypoints_3d[:, 2] - hand.keypoints_3d[0, 2] for hand in (hands.left, hands.right)])
-        inputs = (np.asarray(x[None], np.float32) for x in (points, depth, np.array(view.width)))
-        relative = np.asarray(self._engine.relative(*inputs), np.float64)[0]
-        return Apart(view.to_camera(relative), self.apart_sigma) if np.isfinite(relative).all() else None
+        try:
+            relative = self._engine.relative(points, depth, view.width)
+        except (InputError, DeviceError) as error:
+            log.warning("no relative translation: %s", error)
+            return None
+        return Apart(view.to_camera(relative), self.apart_sigma)
 
     def _looks(
         self, image: Image, wanted: Iterable[tuple[int, Detection, bool]], camera: CameraModel
