@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +15,9 @@ from true_engine import TrueEngine, pixels_of, place_picture
 
 from a2p_ros import cli
 from a2p_ros.camera import CameraModel
+from a2p_ros.commands.evaluate_synthetic import methods_of
 from a2p_ros.config import LandmarkConfig, NetworkStageConfig, PipelineConfig
+from a2p_ros.errors import WeightsError
 from a2p_ros.evaluation.calibration import Calibration, expected_calibration_error
 from a2p_ros.evaluation.held_out import HeldOutEvaluation, Method
 from a2p_ros.evaluation.metrics import mpjpe_wrist, root_aligned, xy_and_z
@@ -187,6 +190,16 @@ def test_calibration_counts_what_confidence_promises() -> None:
     assert sum(b["count"] for b in good["bins"]) == confidence.size
     assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
     assert Calibration().result()["hands"] == 0
+
+
+def test_methods_without_weights_are_left_out_and_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    monkeypatch.setattr("a2p_ros.network.weights.SHIPPED", tmp_path)
+    stages, methods, left_out = methods_of(PipelineConfig(), MODELS)
+    assert set(stages) == {"mediapipe"} and set(methods) == {"keypoint_fit", "keypoint_fit_repaired"}
+    assert set(left_out) == {"fae", "fae_fit", "fae_repaired"} and "a2p train fae" in left_out["fae"]
+    with pytest.raises(WeightsError, match="nowhere"):
+        methods_of(PipelineConfig.from_flat({"network.weights": str(tmp_path / "nowhere")}), MODELS)
 
 
 @pytest.mark.parametrize(

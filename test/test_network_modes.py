@@ -149,7 +149,7 @@ def test_clip_and_bench_run_in_every_mode(
     """With weights that know nothing: what comes out is not looked at, only that all of it does."""
     pytest.importorskip("mediapipe.python.solutions.hands", reason="MediaPipe's Python is not installed")
     options = ["--json", "--set", f"network.mode={mode}", "--set", f"network.weights={weights}"]
-    options += ["--set", "network.engine=torch"]
+    options += ["--set", "network.engine=torch", "--set", "device.threads=1"]
     assert cli.main(["eval", "clip", str(clip), "--every", "2", "--overlays", str(tmp_path / "look"), *options]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["frames"] == 2 and result["reference_is_own_input"] is (mode == "hybrid")
