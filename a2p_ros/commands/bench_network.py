@@ -6,6 +6,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,8 @@ def _timed(
     total = args.warm_up + args.repeats
     for _ in common.progress(range(total), total=total, unit="run"):
         for name, engine in engines.items():
-            hands[name].append(_seconds(lambda engine=engine: engine(crops)))
-            relative[name].append(_seconds(lambda engine=engine: engine.relative(*pair, 0.4)))
+            hands[name].append(_seconds(partial(engine, crops)))
+            relative[name].append(_seconds(partial(engine.relative, *pair, 0.4)))
     apart = None
     if len(engines) == 2:
         a, b = (vars(engine(crops)) for engine in engines.values())
