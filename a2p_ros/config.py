@@ -128,6 +128,14 @@ class NetworkStageConfig(Checked):
     min_presence: float = setting(
         0.5, "A hand whose presence the network puts lower is lost.", low=0.0, high=1.0, runtime=True
     )
+    apart_sigma: float = setting(
+        0.01,
+        "How far the network's relative translation of two hands may err [m], beside keypoints that err by 1 % of a "
+        "hand: the smaller, the more it decides where the hands are to each other.",
+        low=1e-4,
+        high=10.0,
+        runtime=True,
+    )
 
 
 @dataclass(frozen=True)

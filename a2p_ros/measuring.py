@@ -1,6 +1,6 @@
-"""Who measures the hands: MediaPipe's landmark model, the A2P network, or each where it is better.
+"""Who measures the hands and who makes poses of that: MediaPipe's landmarks and the fit, the A2P network, or both.
 
-Part of the wiring, as the pipeline itself: the two stages do not know each other.
+Part of the wiring, as the pipeline itself: the stages do not know one another.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from a2p_ros.camera import CameraModel
-from a2p_ros.config import PipelineConfig
+from a2p_ros.config import FitConfig, PipelineConfig, PlacementConfig
 from a2p_ros.detection.landmarks import LandmarkModel
+from a2p_ros.fitting.keypoint_fit import KeypointFit
+from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
-from a2p_ros.types import Detection, HandKeypoints, Image, Pair
+from a2p_ros.types import Detection, HandKeypoints, HandPose, Image, Pair
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
@@ -20,27 +22,47 @@ if TYPE_CHECKING:
 
 
 class Measuring(Protocol):
-    """Regions of an image -> the hands in them.
-
-    ``name`` names the models, ``device`` is what they really run on.
-    """
+    """Regions of an image -> the hands in them; ``name`` names the models."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def device(self) -> str: ...  # noqa: D102
-
-    def __call__(self, image: Image, regions: list[Detection], camera: CameraModel) -> list[HandKeypoints | None]:
-        """One entry a region, in their order: its hand, or None."""
+    def name(self) -> str:
+        """The models, as in ``TwoHands.model_id``."""
         ...
 
-    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Apart | None:
+    def __call__(
+        self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
+    ) -> list[HandKeypoints | None]:
+        """One entry a region, in their order: its hand, or None; ``clock`` notes each model's time by its name."""
+        ...
+
+    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """Where the two hands are to each other, as far as the models say."""
         ...
 
     def update(self, config: PipelineConfig) -> None:
         """Take over changed thresholds; the next image uses them."""
+        ...
+
+    def report(self) -> dict[str, str]:
+        """Which model really runs on what."""
+        ...
+
+
+class Regressor(Protocol):
+    """Measured hands -> their poses, frame after frame; ``model_id`` names the method."""
+
+    model_id: str
+
+    def __call__(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Pair[HandPose | None]:
+        """The poses of one frame; None where there is no hand."""
+        ...
+
+    def update(self, config: FitConfig, placement: PlacementConfig) -> None:
+        """Take over changed settings; the next frame uses them."""
+        ...
+
+    def reset(self) -> None:
+        """Another stream or another person begins."""
         ...
 
 
@@ -52,18 +74,26 @@ def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring
         WeightsError: weights are missing, damaged or for another hand model.
         DeviceError: the device asked for was not granted.
     """
-    mode = config.network.mode
-    if mode == "off":
+    if config.network.mode == "off":
         return LandmarkMeasuring(LandmarkModel(config.landmarks, config.device))
-    # Networks are loaded where one is asked for: without it torch's layers are not imported at all.
     from a2p_ros.network.engine import make_engine
     from a2p_ros.network.stage import NetworkStage
 
     engine = make_engine(config.network, config.device, models)
     network = NetworkMeasuring(NetworkStage(engine, config.network, config.landmarks, models))
-    if mode != "hybrid":
+    if config.network.mode != "hybrid":
         return network
     return HybridMeasuring(LandmarkMeasuring(LandmarkModel(config.landmarks, config.device)), network)
+
+
+def make_regressor(config: PipelineConfig, models: Pair[HandModel]) -> Regressor:
+    """What makes poses of the measured hands in ``network.mode``."""
+    if config.network.mode == "regress":
+        from a2p_ros.network.regressed_pose import RegressedPose
+
+        return RegressedPose(models, config.fit, config.placement)
+    # In the hybrid one hand goes to and fro between the two who measure: its bones must not change with them.
+    return KeypointFit(models, config.fit, config.placement, regressed_shape=config.network.mode == "fit")
 
 
 class LandmarkMeasuring:
@@ -71,13 +101,16 @@ class LandmarkMeasuring:
 
     def __init__(self, model: LandmarkModel) -> None:
         self._model = model
-        self.name, self.device = model.name, model.device
+        self.name = model.name
 
-    def __call__(self, image: Image, regions: list[Detection], camera: CameraModel) -> list[HandKeypoints | None]:
+    def __call__(
+        self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
+    ) -> list[HandKeypoints | None]:
         """One entry a region; the model knows no camera."""
-        return self._model(image, regions)
+        with clock("landmarks"):
+            return self._model(image, regions)
 
-    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Apart | None:
+    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """It does not say."""
         return None
 
@@ -85,58 +118,77 @@ class LandmarkMeasuring:
         """Take over ``landmarks``."""
         self._model.min_presence, self._model.min_size = config.landmarks.min_presence, config.landmarks.min_size
 
+    def report(self) -> dict[str, str]:
+        """The landmark model's device."""
+        return {"landmarks": f"{self.name} on {self._model.device}"}
+
 
 class NetworkMeasuring:
     """The A2P network alone."""
 
     def __init__(self, stage: NetworkStage) -> None:
         self._stage = stage
-        self.name, self.device = stage.name, stage.device
+        self.name = stage.name
 
-    def __call__(self, image: Image, regions: list[Detection], camera: CameraModel) -> list[HandKeypoints | None]:
+    def __call__(
+        self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
+    ) -> list[HandKeypoints | None]:
         """One entry a region."""
-        return self._stage(image, regions, camera)
+        with clock("network"):
+            return self._stage(image, regions, camera)
 
-    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Apart | None:
+    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """The network's relative translation."""
-        return self._stage.apart(hands, camera)
+        with clock("relative"):
+            return self._stage.apart(hands, camera)
 
     def update(self, config: PipelineConfig) -> None:
-        """Take over ``network.min_presence`` and ``landmarks.min_size``."""
-        self._stage.min_presence, self._stage.min_size = config.network.min_presence, config.landmarks.min_size
+        """Take over ``network`` and ``landmarks.min_size``."""
+        self._stage.min_presence, self._stage.apart_sigma = config.network.min_presence, config.network.apart_sigma
+        self._stage.min_size = config.landmarks.min_size
+
+    def report(self) -> dict[str, str]:
+        """The network's device."""
+        return {"network": f"{self.name} on {self._stage.device}"}
 
 
 class HybridMeasuring:
     """The network where the boxes of two regions overlap, the landmark model for hands that are apart.
 
-    The two measure hands that are told apart by ``HandKeypoints.regressed``; only a pair that the network measured
-    has a relative translation.
+    Which one measured a hand shows in ``HandKeypoints.regressed``; only a pair that the network measured has a relative
+    translation.
     """
 
     def __init__(self, landmarks: Measuring, network: Measuring) -> None:
         self._landmarks, self._network = landmarks, network
         self.name = f"{landmarks.name}|{network.name}"
-        self.device = network.device
 
-    def __call__(self, image: Image, regions: list[Detection], camera: CameraModel) -> list[HandKeypoints | None]:
+    def __call__(
+        self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
+    ) -> list[HandKeypoints | None]:
         """One entry a region, whoever measured it."""
         near = overlapping(regions)
         answers: list[HandKeypoints | None] = [None] * len(regions)
         for stage, chosen in ((self._network, True), (self._landmarks, False)):
             rows = [i for i, overlaps in enumerate(near) if overlaps is chosen]
             if rows:
-                for i, hand in zip(rows, stage(image, [regions[i] for i in rows], camera), strict=True):
+                hands = stage(image, [regions[i] for i in rows], camera, clock)
+                for i, hand in zip(rows, hands, strict=True):
                     answers[i] = hand
         return answers
 
-    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Apart | None:
+    def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """The network's relative translation of a pair that it measured."""
-        return self._network.apart(hands, camera)
+        return self._network.apart(hands, camera, clock)
 
     def update(self, config: PipelineConfig) -> None:
         """Take over the thresholds of both."""
         self._landmarks.update(config)
         self._network.update(config)
+
+    def report(self) -> dict[str, str]:
+        """The devices of both."""
+        return self._landmarks.report() | self._network.report()
 
 
 def overlapping(regions: Sequence[Detection]) -> list[bool]:

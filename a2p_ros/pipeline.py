@@ -12,24 +12,23 @@ from a2p_ros.camera import CameraModel
 from a2p_ros.config import PipelineConfig
 from a2p_ros.depth_scale import DepthScale, check_depth
 from a2p_ros.detection.detector import make_detector
-from a2p_ros.detection.landmarks import LandmarkModel
 from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.errors import ConfigError
-from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.hand import hand_length, load_hand_models
+from a2p_ros.hand_frames import hand_mesh
 from a2p_ros.inference import torch_device
 from a2p_ros.interaction.stage import Interaction, InteractionStage
+from a2p_ros.measuring import make_measuring, make_regressor
 from a2p_ros.media.image_io import check_image
 from a2p_ros.placement import place
 from a2p_ros.smoothing import HandSmoother
 from a2p_ros.timing import StageClock
-from a2p_ros.torch_threads import single_thread
 from a2p_ros.types import Box, Detection, HandKeypoints, Image, Pair, PlacedHand, Side, Status, TwoHands
 from a2p_ros.warm_up import made_up_keypoints
 
 
 class TwoHandPipeline:
-    """Detect, find keypoints, regress MANO, place in the camera frame, smooth, part hands that penetrate.
+    """Detect, measure hands, regress MANO, place in the camera frame, smooth, part hands that penetrate.
 
     Parting comes last, so that what is published is what was measured. Smoothed after it, four of five scripted
     moving pairs were smoothed back into each other: 0.1 to 0.7 mm deep on average and not 0.1 to 0.15 mm. In the
@@ -47,9 +46,9 @@ class TwoHandPipeline:
         self.config = config = config or PipelineConfig()
         self.hand_models = load_hand_models(config.device.hand_model)
         self.detector = make_detector(config.detection, config.device)
-        self.landmarks = LandmarkModel(config.landmarks, config.device)
+        self.measuring = make_measuring(config, self.hand_models)
         self.tracker = HandTracker.from_config(config.detection)
-        self.regressor = KeypointFit(self.hand_models, config.fit, config.placement)
+        self.regressor = make_regressor(config, self.hand_models)
         self.smoother = HandSmoother(config.smoothing, self.hand_models)
         self.interaction = InteractionStage(self.hand_models, config.interaction, torch_device(config.device))
         self.depth_scale = DepthScale()
@@ -88,12 +87,12 @@ class TwoHandPipeline:
         clock = StageClock()
         with clock("detect"):
             regions = self.tracker.regions(image, self.detector)
-        with clock("landmarks"):
-            keypoints = self.tracker.update(self.landmarks(image, regions))
+        keypoints = self.tracker.update(self.measuring(image, regions, camera, clock))
+        apart = self.measuring.apart(keypoints, camera, clock)
         with clock("regress"):
             poses = self.regressor(keypoints, camera)
         with clock("place"):
-            hands = place(poses, camera, self.hand_models)
+            hands = place(poses, camera, self.hand_models, apart)
         with clock("smooth"):
             hands = self.smoother(hands, camera, stamp)
         with clock("interact"):
@@ -162,26 +161,22 @@ class TwoHandPipeline:
 
     @property
     def model_id(self) -> str:
-        """The methods that make the answer: regressor, landmarks, detector and, where it is enabled, the repair."""
-        methods = (self.regressor.model_id, self.landmarks.name, self.detector.name, self.interaction.model_id)
+        """The methods that make the answer: regressor, who measures, detector and, where it is enabled, the repair."""
+        methods = (self.regressor.model_id, self.measuring.name, self.detector.name, self.interaction.model_id)
         return "+".join(filter(None, methods))
 
     def report(self) -> dict[str, str]:
         """What was granted: the device of each model."""
         return {
             "detector": f"{self.detector.name} on {self.detector.device}",
-            "landmarks": f"{self.landmarks.name} on {self.landmarks.device}",
+            **self.measuring.report(),
             "regressor": f"{self.regressor.model_id} on cpu",
             "repair": self.interaction.report,
         }
 
     def mesh(self, hand: PlacedHand) -> Float32[np.ndarray, "vertices 3"]:
         """The hand's surface in the camera frame [m]; faces are `hand_models[hand.side].faces`."""
-        model = self.hand_models[hand.side]
-        rotations = np.concatenate([hand.pose.global_orient[None], hand.pose.hand_pose])
-        inputs = (torch.as_tensor(x[None]).to(model.template) for x in (hand.pose.betas, rotations, hand.transl))
-        with torch.inference_mode(), single_thread():
-            return model(*inputs).vertices[0].float().numpy()
+        return hand_mesh(hand, self.hand_models[hand.side])
 
     def reset(self) -> None:
         """Forget the stream: what follows is another video, camera or time."""
@@ -194,12 +189,16 @@ class TwoHandPipeline:
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first frame is as fast as the others, and forget it again."""
-        image = np.full((480, 640, 3), 127, np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
         camera = CameraModel.assume(640, 480, self.config.placement.assumed_fov)
         self.detector(image)
-        self.landmarks(image, [Detection(Box(220, 140, 420, 340), score=1.0)])
-        poses = self.regressor(Pair(*(made_up_keypoints(self.hand_models[side], camera) for side in Side)), camera)
-        hands = self.smoother(place(poses, camera, self.hand_models), camera, 0.0)
+        self.measuring(image, [Detection(Box(220, 140, 420, 340), score=1.0)], camera, StageClock())
+        keypoints: Pair[HandKeypoints | None] = Pair(
+            *(made_up_keypoints(m, camera) for _, m in self.hand_models.items())
+        )
+        apart = self.measuring.apart(keypoints, camera, StageClock())
+        hands = place(self.regressor(keypoints, camera), camera, self.hand_models, apart)
+        hands = self.smoother(hands, camera, 0.0)
         for _, hand in self.interaction(hands, camera, 0.0).hands.items():
             if hand is not None:
                 self.mesh(hand)
@@ -217,8 +216,7 @@ class TwoHandPipeline:
         self.config = config
         self.detector.min_score = config.detection.min_score
         self.tracker.interval = config.detection.interval
-        self.landmarks.min_presence = config.landmarks.min_presence
-        self.landmarks.min_size = config.landmarks.min_size
+        self.measuring.update(config)
         self._fit_with_length()
         self.smoother.update(config.smoothing)
         self.interaction.update(config.interaction)

@@ -1,4 +1,4 @@
-"""From 21 keypoints to where the same hand should be looked for; every stage that looks into a crop needs it."""
+"""Where a hand is looked for, and what makes a look a good one: shared by all that look at hands in crops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from a2p_ros.types import Detection, HandKeypoints
+from a2p_ros.types import Box, Detection, HandKeypoints, Image
 
 WRIST, INDEX_BASE, MIDDLE_BASE, RING_BASE = 0, 5, 9, 13
 #: Wrist, thumb without its tip, and each finger's base and middle joint: they move less than tips do.
@@ -19,6 +19,16 @@ SQUARE_SCALE, SQUARE_SHIFT = 2.0, 0.1
 #: Edge of that square relative to the tight box of all points: 1.48, 1.53, 1.94 (percentiles 5, 50, 95) on
 #: a clip of an open, pinching and folding hand.
 BOX_SCALE = 1.6
+#: A hand this far off the middle of its crop, relative to the crop's edge, or this much larger or smaller
+#: than it should be in it, is looked at again: fast motion and coarse boxes otherwise give points that
+#: are wrong by up to a quarter of the hand at full presence.
+OFF_CENTRE, OFF_SCALE = 0.12, 1.5
+#: The same for a hand turned this far from upright in its crop [rad].
+OFF_TURN = 0.6
+#: A hand with fewer of its 21 points inside the image is not reported.
+MIN_INSIDE = 7
+#: Confidence falls to OUTSIDE over this distance beyond the image's edge, relative to the hand box.
+FALLOFF, OUTSIDE = 0.1, 0.1
 
 
 def hand_rotation(keypoints_px: Float[np.ndarray, "21 2"]) -> float:
@@ -60,3 +70,41 @@ def square_of(region: Detection) -> tuple[float, float, float]:
     if region.square is not None:
         return region.square
     return (*region.box.centre, region.box.size * BOX_SCALE)
+
+
+def is_settled(looked: Detection, hand: HandKeypoints) -> bool:
+    """Whether a measured hand lies in the crop that it was measured in about as it should."""
+    wanted = region_of(hand)
+    (x, y, size), (wanted_x, wanted_y, wanted_size) = square_of(looked), square_of(wanted)
+    assert looked.rotation is not None and wanted.rotation is not None
+    turn = abs(math.remainder(wanted.rotation - looked.rotation, 2 * math.pi))
+    near = math.hypot(wanted_x - x, wanted_y - y) < OFF_CENTRE * wanted_size
+    return near and turn < OFF_TURN and 1 / OFF_SCALE < size / wanted_size < OFF_SCALE
+
+
+def is_seen(hand: HandKeypoints, image: Image, min_size: float) -> bool:
+    """Whether a hand is not mostly outside the image, nor smaller than this share of the image's shorter edge."""
+    if hand.box.size < min_size * min(image.shape[:2]):
+        return False
+    return bool((_distance_outside(hand.keypoints_px, image) == 0).sum() >= MIN_INSIDE)
+
+
+def inside(points: Float[np.ndarray, "21 2"], image: Image) -> Float[np.ndarray, "21"]:
+    """Factor of the confidence of each point of a hand [px]: 1 in the image, ``OUTSIDE`` well beyond its edge."""
+    falloff = max(FALLOFF * Box.around(points).size, 1e-6)
+    return np.clip(1 - _distance_outside(points, image) / falloff, OUTSIDE, 1)
+
+
+def touches(detection: Detection, image: Image) -> bool:
+    """Whether a detection is finite, not empty, and overlaps the image."""
+    box = detection.box
+    height, width = image.shape[:2]
+    if not all(map(math.isfinite, (*box, *square_of(detection)))) or square_of(detection)[2] <= 0:
+        return False
+    return box.x1 > -0.5 and box.y1 > -0.5 and box.x0 < width - 0.5 and box.y0 < height - 0.5
+
+
+def _distance_outside(points: Float[np.ndarray, "21 2"], image: Image) -> Float[np.ndarray, "21"]:
+    """Distance of each point beyond the image's edge [px], 0 inside."""
+    edge = np.array([image.shape[1], image.shape[0]]) - 0.5
+    return np.linalg.norm(np.maximum(np.maximum(-0.5 - points, points - edge), 0), axis=1)

@@ -122,10 +122,11 @@ class Detection:
 class RegressedHand:
     """A hand model's parameters as a network regressed them of one hand, relative to nothing.
 
-    Rotations are those of the hand model of the hand's side (MANO axes, zero = flat hand); the global one is
-    turned into the real camera's axes.
+    Rotations are those of the hand model of ``side`` (MANO axes, zero = flat hand), the side that the network took
+    the hand for; the global one is turned into the real camera's axes.
     """
 
+    side: Side
     global_orient: Float[np.ndarray, "3 3"]
     hand_pose: Float[np.ndarray, "15 3 3"]
     betas: Float[np.ndarray, "10"]

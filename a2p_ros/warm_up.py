@@ -7,11 +7,11 @@ import torch
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.hand import HandModel
-from a2p_ros.types import Box, Detection, HandKeypoints, Side
+from a2p_ros.types import Box, Detection, HandKeypoints, RegressedHand, Side
 
 
 def made_up_keypoints(model: HandModel, camera: CameraModel) -> HandKeypoints:
-    """What the landmark stage would say of the flat hand at half a metre, fingers up: only to warm up with."""
+    """What would be measured of the flat hand at half a metre, fingers up: only to warm up with."""
     up = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).to(model.template)
     rotations = torch.eye(3).to(model.template).repeat(1, 16, 1, 1)
     rotations[0, 0] = up
@@ -27,4 +27,5 @@ def made_up_keypoints(model: HandModel, camera: CameraModel) -> HandKeypoints:
         presence=1.0,
         right=float(model.side is Side.RIGHT),
         crop_centre_px=Box.around(pixels).centre,
+        regressed=RegressedHand(model.side, up.double().cpu().numpy(), np.tile(np.eye(3), (15, 1, 1)), np.zeros(10)),
     )

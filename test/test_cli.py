@@ -196,7 +196,9 @@ def test_every_verb_has_help(capsys) -> None:
         ["doctor"],
         ["eval", "clip"],
         ["eval", "synthetic"],
+        ["export"],
         ["bench", "pipeline"],
+        ["bench", "network"],
         ["bench", "ros"],
         ["hand-model", "convert"],
     ):

@@ -125,7 +125,7 @@ def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", Moved)
     monkeypatch.setattr("a2p_ros.media.sources.open_source", lambda spec: Made())
-    assert cli.main(["eval", "synthetic", "--n", "4", "--json"]) == 0
+    assert cli.main(["eval", "synthetic", "--stream", "--n", "4", "--json"]) == 0
     result = last_json(capsys)
     single, none = result["single"]["keypoint_fit"], result["interacting"]["keypoint_fit"]
     assert result["n"] == 4 and single["recall"] == pytest.approx(7 / 8) and none["recall"] is None
@@ -144,5 +144,5 @@ def test_a_source_without_truth_cannot_be_scored(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", ScriptedPipeline)
     monkeypatch.setattr("a2p_ros.media.sources.open_source", lambda spec: Bare())
-    assert cli.main(["eval", "synthetic", "--n", "1"]) == 2
+    assert cli.main(["eval", "synthetic", "--stream", "--n", "1"]) == 2
     assert "has no truth: rendering needs EGL" in capsys.readouterr().err

@@ -25,7 +25,7 @@ STAGES = {
     "viewer": {"viewer"},
 }
 #: What wires stages or serves people; no stage may know it.
-SHELL = {"pipeline", "media", "cli", "commands", "ros", "evaluation", "training"}
+SHELL = {"pipeline", "measuring", "media", "cli", "commands", "ros", "evaluation", "training"}
 
 
 def module_of(path: Path) -> str:

@@ -23,7 +23,7 @@ def regressed(hand: MadeHand, keypoints: HandKeypoints, off: Rotation | None = N
     """The keypoints as a network gives them: at the joints, with a pose that is exact or ``off`` by a turn a joint."""
     turns = np.concatenate([hand.root[None], hand.rotations])
     turns = turns if off is None else turns @ off.as_matrix()
-    told = RegressedHand(turns[0], turns[1:], hand.betas)
+    told = RegressedHand(hand.side, turns[0], turns[1:], hand.betas)
     return dataclasses.replace(keypoints, regressed=told, at_joints=True)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from a2p_ros.commands import bench_interaction, common
+from a2p_ros.commands import bench_interaction, bench_network, common
 from a2p_ros.errors import A2PError, InputError, MissingDependencyError
 
 
@@ -26,6 +26,7 @@ def add_parser(verbs: Any) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_pipeline(kinds)
     bench_interaction.add(kinds)
+    bench_network.add(kinds)
     _add_ros(kinds)
 
 
@@ -103,7 +104,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
         "latency_ms": common.percentiles(ours, 1e3),
         "stages": {name: common.percentiles(values, 1e3) for name, values in stages.items()},
         "mediapipe_ms": common.percentiles(theirs, 1e3),
-        "device": report["landmarks"].rpartition(" on ")[2],
+        "device": report.get("network", report.get("landmarks", "")).rpartition(" on ")[2],
         "provider": report["detector"],
         "rss_mb": memory,
         "frames": len(ours),

@@ -35,6 +35,8 @@ _COLUMNS = (
     ("crop.05", "pck_crop_005", 100.0),
     ("crop.10", "pck_crop_010", 100.0),
 )
+#: What the result calls the pipeline in each ``network.mode``.
+_METHOD_OF_MODE = {"off": "keypoint_fit", "regress": "fae", "fit": "fae_fit", "hybrid": "hybrid"}
 
 
 def add(kinds: Any) -> None:
@@ -114,7 +116,7 @@ def methods_of(
         return stages, methods, dict.fromkeys(("fae", "fae_fit", "fae_repaired"), str(error))
     from a2p_ros.network.regressed_pose import RegressedPose
 
-    regressed = RegressedPose(models, config.placement)
+    regressed = RegressedPose(models, config.fit, config.placement)
     methods = {
         "fae": Method("network", regressed),
         "fae_fit": Method("network", fit),
@@ -202,7 +204,7 @@ def _stream(args: argparse.Namespace) -> int:
         if args.known_length:
             changes["placement.hand_length"] = true_hand_length(next(iter(source)))
         pipeline = TwoHandPipeline(config.replace_flat(changes))
-        score = SyntheticScore(pipeline)
+        score = SyntheticScore(pipeline, _METHOD_OF_MODE[config.network.mode])
         begin = time.perf_counter()
         for frame in common.progress(islice(source, args.n), total=args.n):
             score.add(frame, pipeline(frame.image, frame.camera, frame.stamp))

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from a2p_ros.camera import CameraModel
-from a2p_ros.config import FitConfig, PipelineConfig, PlacementConfig
+from a2p_ros.config import FitConfig, PipelineConfig
 from a2p_ros.detection.detector import Detector
 from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.evaluation import metrics
@@ -26,26 +26,17 @@ from a2p_ros.evaluation.true_hands import TrueFrame
 from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import hand_mesh
 from a2p_ros.interaction.stage import InteractionStage
-from a2p_ros.measuring import Measuring
+from a2p_ros.measuring import Measuring, Regressor
 from a2p_ros.placement import place
+from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
-from a2p_ros.types import Detection, HandKeypoints, HandPose, Pair, PlacedHand, Side
+from a2p_ros.types import Detection, HandKeypoints, Pair, PlacedHand, Side
 
 #: A reconstruction elsewhere than this (intersection over union of the boxes) is not of this hand.
 SAME_HAND = 0.15
 #: With true boxes a fit is taken however far it is from its keypoints.
 _ANY_ERROR = 10.0
 GROUPS: dict[str, bool] = {"single": False, "interacting": True}
-
-
-class Regressor(Protocol):
-    """Keypoints of both hands -> their poses, as the pipeline's."""
-
-    def __call__(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Pair[HandPose | None]: ...  # noqa: D102
-
-    def update(self, config: FitConfig, placement: PlacementConfig) -> None: ...  # noqa: D102
-
-    def reset(self) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -162,10 +153,12 @@ class HeldOutEvaluation:
 
     def _with_true_boxes(self, stage: Measuring, frame: TrueFrame, regions: Mapping[Side, Detection]) -> _Measured:
         stage.update(self._lenient)
-        answers = dict(zip(regions, stage(frame.image, list(regions.values()), frame.camera), strict=True))
+        answers = dict(
+            zip(regions, stage(frame.image, list(regions.values()), frame.camera, StageClock()), strict=True)
+        )
         hands = Pair(answers.get(Side.LEFT), answers.get(Side.RIGHT))
         accepted = {side for side, hand in hands.items() if hand is not None and self._present(hand)}
-        return _Measured(hands, frozenset(accepted), stage.apart(hands, frame.camera))
+        return _Measured(hands, frozenset(accepted), stage.apart(hands, frame.camera, StageClock()))
 
     def _present(self, hand: HandKeypoints) -> bool:
         by_network = hand.regressed is not None
@@ -176,8 +169,8 @@ class HeldOutEvaluation:
         stage.update(self._config)
         tracker = HandTracker.from_config(self._config.detection)
         regions = tracker.regions(frame.image, _Answered(detections))
-        hands = tracker.update(stage(frame.image, regions, frame.camera))
-        return _Measured(hands, frozenset(Side), stage.apart(hands, frame.camera))
+        hands = tracker.update(stage(frame.image, regions, frame.camera, StageClock()))
+        return _Measured(hands, frozenset(Side), stage.apart(hands, frame.camera, StageClock()))
 
     def _calibrate(self, name: str, frame: TrueFrame, hands: Pair[HandKeypoints | None]) -> None:
         group = "interacting" if frame.interacting else "single"

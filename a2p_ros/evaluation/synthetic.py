@@ -1,4 +1,4 @@
-"""How far reconstructed hands are from rendered ones, whose truth is known; by hand, distance and interaction."""
+"""How far the hands of a moving synthetic camera are from the truth; by hand, distance and interaction."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Sample:
 
 
 class SyntheticScore:
-    """Gathers samples of one pipeline.
+    """Gathers samples of one pipeline; ``method`` is its name in the result.
 
     ``wrist_error_mm`` is the error of the wrist's position in the camera frame: without a known length of the hand it
     grows with the difference between the true hand and the mean one.
     """
 
-    def __init__(self, pipeline: TwoHandPipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: TwoHandPipeline, method: str = "keypoint_fit") -> None:
+        self._pipeline, self._method = pipeline, method
         self.samples: list[Sample] = []
         self.relative: list[tuple[bool, float]] = []
         self.frames = 0
@@ -85,11 +85,11 @@ class SyntheticScore:
         }
 
     def result(self) -> dict[str, Any]:
-        """The promised keys; modes that do not exist yet are not there."""
+        """Summaries of the one method, by interaction, hand and distance."""
         return {
             "n": self.frames,
-            "single": {"keypoint_fit": self._summary(lambda s: not s.interacting, interacting=False)},
-            "interacting": {"keypoint_fit": self._summary(lambda s: s.interacting, interacting=True)},
+            "single": {self._method: self._summary(lambda s: not s.interacting, interacting=False)},
+            "interacting": {self._method: self._summary(lambda s: s.interacting, interacting=True)},
             "by_hand": {side.value: self._summary(partial(_is_of, side)) for side in Side},
             "by_distance": {
                 _range(low, high): self._summary(partial(_is_between, low, high)) for low, high in pairwise(DISTANCES)
@@ -112,7 +112,7 @@ class SyntheticScore:
     def lines(self) -> list[str]:
         """A table for people."""
         result = self.result()
-        rows = {f"{name}, keypoint_fit": result[name]["keypoint_fit"] for name in ("single", "interacting")}
+        rows = {f"{name}, {self._method}": result[name][self._method] for name in ("single", "interacting")}
         rows |= {f"{name} hand": row for name, row in result["by_hand"].items()}
         rows |= {f"{name} m": row for name, row in result["by_distance"].items()}
         head = f"{'':<26}{'hands':>6}{'recall':>8}{'MPJPE':>8}{'MPVPE':>8}{'PA':>7}{'wrist':>8}{'MRRPE':>8}   [mm]"

@@ -113,7 +113,11 @@ class KeypointFit:
 
     def _fit(self, hands: dict[Side, HandKeypoints], camera: CameraModel) -> dict[Side, HandPose]:
         skeleton = self._skeleton(hands)
-        regressed = [hand.regressed for hand in hands.values()]
+        # A network that took the hand for the other one says nothing of its pose; its joints hold all the same.
+        regressed = [
+            hand.regressed if hand.regressed is not None and hand.regressed.side is side else None
+            for side, hand in hands.items()
+        ]
         betas, told = self._betas(regressed)
         measured = Measured.of(list(hands.values()), camera)
         problem = HandProblem(skeleton, betas, measured)
@@ -218,11 +222,11 @@ class KeypointFit:
 
 def _is_usable(hand: HandKeypoints) -> bool:
     """Whether the keypoints have the right form, are finite and span something."""
-    arrays = (hand.keypoints_px, hand.keypoints_3d, hand.confidence, hand.crop_centre_px)
+    arrays = [hand.keypoints_px, hand.keypoints_3d, hand.confidence, np.asarray(hand.crop_centre_px)]
     if [np.shape(a) for a in arrays] != [(21, 2), (21, 3), (21,), (2,)]:
         return False
     if hand.regressed is not None:
-        arrays = (*arrays, hand.regressed.global_orient, hand.regressed.hand_pose, hand.regressed.betas)
+        arrays += [hand.regressed.global_orient, hand.regressed.hand_pose, hand.regressed.betas]
     if not all(np.isfinite(a).all() for a in arrays) or np.count_nonzero(np.asarray(hand.confidence) > 0) < 8:
         return False
     singular = np.linalg.svd(hand.keypoints_3d - hand.keypoints_3d.mean(0), compute_uv=False)

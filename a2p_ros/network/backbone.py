@@ -5,11 +5,16 @@ Written here because torchvision has no build for processors alone, and because 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from a2p_ros.errors import WeightsError
@@ -103,6 +108,24 @@ class ResNet(nn.Module):
             self.load_state_dict(wanted, strict=True)
         except RuntimeError as error:
             raise WeightsError(f"not the weights of torchvision's ResNet of these sizes: {error}") from error
+
+
+def read_imagenet(path: Path | str) -> dict[str, Tensor]:
+    """Tensors of a file that torchvision, timm or a user gives: safetensors, or what ``torch.save`` writes.
+
+    Nothing in the file is run. Raises WeightsError where it cannot be read.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: cannot be read as tensors ({error}); expected a ResNet's state dict") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise WeightsError(f"{path}: expected a state dict, tensors by name, got {type(found).__name__}")
+    return found
 
 
 def make_backbone(config: NetworkConfig) -> ResNet:

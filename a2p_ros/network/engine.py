@@ -191,7 +191,7 @@ def hand_arrays(raw: Mapping[str, np.ndarray]) -> HandArrays:
     values = {name: raw[name].astype(np.float64) for name in OUTPUTS}
     finite = np.ones(n, bool)
     for value in values.values():
-        finite &= np.isfinite(value.reshape(n, -1)).all(1)
+        finite &= np.isfinite(value).all(tuple(range(1, value.ndim)))
     with np.errstate(over="ignore"):
         values |= {name: 1.0 / (1.0 + np.exp(-values[name])) for name in _LOGITS}
     if not finite.all():

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from a2p_ros.camera import CameraModel, rotation_to_ray
 from a2p_ros.cropping import Crop
 from a2p_ros.errors import InputError
-from a2p_ros.types import Box, RegressedHand
+from a2p_ros.types import Box, RegressedHand, Side
 
 _MIRROR = np.diag([-1.0, 1.0, 1.0])
 #: Edge of the box around both hands relative to the tight square of their joints.
@@ -98,7 +98,8 @@ def to_camera(
 ) -> RegressedHand:
     """What the network said of a crop, for the model of the crop's side (left where it is mirrored), camera axes."""
     own = _MIRROR @ rotations @ _MIRROR if crop.mirrored else rotations
-    return RegressedHand(crop_rotation(crop, camera) @ own[0], own[1:], np.asarray(betas, np.float64))
+    side = Side.LEFT if crop.mirrored else Side.RIGHT
+    return RegressedHand(side, crop_rotation(crop, camera) @ own[0], own[1:], np.asarray(betas, np.float64))
 
 
 def to_edges(points: Float[np.ndarray, "*batch 2"], resolution: int) -> Float[np.ndarray, "*batch 2"]:

@@ -19,14 +19,14 @@ from a2p_ros.network.engine import (
     checked_relative,
     run_in_turns,
 )
-from a2p_ros.network.weights import HAND_GRAPH, RELATIVE_GRAPH, NetworkFiles
+from a2p_ros.network.weights import HAND_GRAPH, INT8_GRAPH, RELATIVE_GRAPH, NetworkFiles
 
 #: Inputs of both graphs; outputs are those of `engine.OUTPUTS`, and one.
 HAND_INPUTS, RELATIVE_INPUTS, RELATIVE_OUTPUT = ("crops",), ("keypoints", "depth", "width"), "relative"
 
 
 class OnnxEngine:
-    """See `engine.Engine`.
+    """See `engine.Engine`. On a processor it runs the graph in 8 bit where that was exported.
 
     Raises:
         WeightsError: graphs are missing, tampered with, or not this network's.
@@ -37,6 +37,8 @@ class OnnxEngine:
     def __init__(self, files: NetworkFiles, device: DeviceConfig) -> None:
         self.name, self.config = files.name, files.config
         self._hand = _Bound(files.graph(HAND_GRAPH), device, HAND_INPUTS, OUTPUTS)
+        if files.in_8_bit and self._hand.device == "cpu":
+            self._hand = _Bound(files.graph(INT8_GRAPH), device, HAND_INPUTS, OUTPUTS)
         # Too small for a graph of TensorRT's own, which would take a minute to make.
         small = DeviceConfig(device="cpu" if self._hand.device == "tensorrt" else device.device, threads=1)
         self._pair = _Bound(files.graph(RELATIVE_GRAPH), small, RELATIVE_INPUTS, {RELATIVE_OUTPUT: (3,)})

@@ -24,6 +24,9 @@ SHIPPED = Path(__file__).parent / "weights"
 CARD, TENSORS = "card.json", "network.safetensors"
 #: `HandNetwork` and `RelativeNetwork` for onnxruntime.
 HAND_GRAPH, RELATIVE_GRAPH = "network.onnx", "relative.onnx"
+#: `HAND_GRAPH` in 8 bit (`quantise`), which onnxruntime runs instead on a processor.
+INT8_GRAPH = "network_int8.onnx"
+GRAPHS = (HAND_GRAPH, RELATIVE_GRAPH, INT8_GRAPH)
 #: Tensors beyond this size are spread over several files [bytes].
 SHARD = 60 * 2**20
 _FORMAT = "a2p_ros network 1"
@@ -44,8 +47,13 @@ class NetworkFiles:
         """Whether there are graphs for onnxruntime."""
         return {HAND_GRAPH, RELATIVE_GRAPH} <= set(self.card["sha256"])
 
+    @property
+    def in_8_bit(self) -> bool:
+        """Whether there is an `INT8_GRAPH` too."""
+        return INT8_GRAPH in self.card["sha256"]
+
     def graph(self, name: str) -> Path:
-        """The path of `HAND_GRAPH` or `RELATIVE_GRAPH`; raises WeightsError unless it is the one described."""
+        """The path of one of `GRAPHS`; raises WeightsError unless it is the one described."""
         if name not in self.card["sha256"]:
             raise WeightsError(
                 f"{self.folder}: no {name} is described by {CARD}; make it with `a2p export`, or set network.engine "
@@ -152,7 +160,7 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
     ``card`` is what is to be known of the training, with a name; ``shard`` is the largest file [bytes].
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("network*.safetensors"), folder / HAND_GRAPH, folder / RELATIVE_GRAPH]:
+    for stale in [*folder.glob("network*.safetensors"), *(folder / name for name in GRAPHS)]:
         stale.unlink(missing_ok=True)
     shards = _shards({name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}, shard)
     digests = {}
@@ -170,13 +178,22 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
     (folder / CARD).write_text(json.dumps(text, indent=2) + "\n")
 
 
-def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes]) -> None:
-    """Write `HAND_GRAPH` and `RELATIVE_GRAPH` beside the tensors that they were made of, and into the card."""
-    digests = dict(files.card["sha256"])
+def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes], int8_loss: Mapping[str, float] | None = None) -> None:
+    """Write `GRAPHS` beside the tensors that they were made of, and into the card, in the place of all earlier ones.
+
+    ``int8_loss`` is what 8 bit cost (`quantise.Loss`).
+    """
+    digests = {name: digest for name, digest in files.card["sha256"].items() if name not in GRAPHS}
+    for name in GRAPHS:
+        if name not in graphs:
+            (files.folder / name).unlink(missing_ok=True)
     for name, content in graphs.items():
         (files.folder / name).write_bytes(content)
         digests[name] = hashlib.sha256(content).hexdigest()
-    (files.folder / CARD).write_text(json.dumps(files.card | {"sha256": digests}, indent=2) + "\n")
+    card = {name: value for name, value in files.card.items() if name != "int8_loss"} | {"sha256": digests}
+    if int8_loss is not None:
+        card["int8_loss"] = dict(int8_loss)
+    (files.folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:

@@ -1,0 +1,264 @@
+"""Both engines give what the network gives, and say what is wrong with what they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from made_network import SMALL, random_network
+
+from a2p_ros import cli
+from a2p_ros.config import DeviceConfig, NetworkStageConfig
+from a2p_ros.errors import DeviceError, InputError, MissingDependencyError, WeightsError
+from a2p_ros.hand import load_hand_models
+from a2p_ros.network import weights
+from a2p_ros.network.config import LITE
+from a2p_ros.network.engine import MAX_BATCH, OUTPUTS, Engine, hand_arrays, make_engine
+from a2p_ros.network.export import TOLERANCE, export
+from a2p_ros.network.model import A2PNetwork, normalised
+from a2p_ros.network.torch_engine import TorchEngine
+
+MODELS = load_hand_models()
+CPU = DeviceConfig(device="cpu", threads=1)
+
+
+def write(folder, network: A2PNetwork, *, graphs: bool = True):
+    weights.save(folder, network, MODELS.right.name, {"name": "random"})
+    if graphs:
+        weights.add_graphs(weights.find(folder, MODELS.right.name), export(network))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    return write(tmp_path_factory.mktemp("network"), random_network(SMALL))
+
+
+def opened(folder, engine: str) -> Engine:
+    return make_engine(NetworkStageConfig(weights=str(folder), engine=engine), CPU, MODELS)
+
+
+def crops_of(n: int, resolution: int = 64, seed: int = 1) -> np.ndarray:
+    """Pictures with something large in them: the mean of noise is the same everywhere."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3), np.uint8)
+    return np.array([cv2.resize(c, (resolution, resolution)) for c in coarse], np.uint8).reshape(
+        n, resolution, resolution, 3
+    )
+
+
+def pair_of(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-0.4, 0.4, (2, 21, 2)), rng.uniform(-0.1, 0.1, (2, 21))
+
+
+def plainly(network: A2PNetwork, crops: np.ndarray) -> dict[str, np.ndarray]:
+    """Crop by crop, without what engines add."""
+    answers = [network.hand(normalised(torch.from_numpy(crop[None]))) for crop in crops]
+    values = {name: torch.cat([getattr(answer, name) for answer in answers]) for name in OUTPUTS}
+    logits = ("joint_confidence", "presence", "as_assumed")
+    return {name: (v.sigmoid() if name in logits else v).numpy() for name, v in values.items()}
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_engines_give_what_the_network_gives(folder, engine) -> None:
+    network, engine = random_network(SMALL), opened(folder, engine)
+    assert (engine.name, engine.device, engine.resolution, engine.config) == ("random", "cpu", 64, SMALL)
+    # Twice the same size, so that buffers in use again are seen; more than go through at once; none.
+    for n, seed in ((1, 1), (2, 2), (1, 3), (MAX_BATCH + 2, 4), (0, 5)):
+        crops = crops_of(n, seed=seed)
+        found = engine(crops)
+        assert len(found) == n
+        if n:
+            for name, wanted in plainly(network, crops).items():
+                np.testing.assert_allclose(getattr(found, name), wanted, atol=TOLERANCE, err_msg=name)
+    pairs = [pair_of(seed) for seed in range(3)]
+    for keypoints, depth in pairs:
+        wanted = network.relative(*(torch.tensor(x[None]).float() for x in (keypoints, depth)), torch.tensor([0.3]))
+        np.testing.assert_allclose(engine.relative(keypoints, depth, 0.3), wanted[0], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["none", "distilled"])
+def test_the_lite_network_in_both_engines(tmp_path, mode) -> None:
+    pytest.importorskip("onnxruntime")
+    write(tmp_path, random_network(dataclasses.replace(LITE, mode=mode), seed=5))
+    crops = crops_of(2, 128)
+    a, b = (vars(opened(tmp_path, engine)(crops)) for engine in ("torch", "onnx"))
+    assert np.abs(a["keypoints"][0] - a["keypoints"][1]).max() > 0.01  # they say something of the crops
+    for name in OUTPUTS:
+        np.testing.assert_allclose(a[name], b[name], atol=TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_answers_are_no_views_of_buffers(folder, engine) -> None:
+    engine = opened(folder, engine)
+    first = engine(crops_of(1, seed=1))
+    before, relative = first.keypoints.copy(), engine.relative(*pair_of(0), 0.3)
+    again = relative.copy()
+    engine(crops_of(1, seed=2))
+    engine.relative(*pair_of(1), 0.3)
+    np.testing.assert_array_equal(first.keypoints, before)
+    np.testing.assert_array_equal(relative, again)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+@pytest.mark.parametrize("value", [0, 255])
+def test_black_and_saturated_crops_give_finite_hands(folder, engine, value) -> None:
+    found = opened(folder, engine)(np.full((1, 64, 64, 3), value, np.uint8))
+    assert all(np.isfinite(v).all() for v in vars(found).values())
+    np.testing.assert_allclose(np.linalg.det(found.rotations), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_wrong_crops_and_pairs_are_refused(folder, engine) -> None:
+    engine = opened(folder, engine)
+    for crops in (crops_of(1, 32), crops_of(1).astype(np.float32), crops_of(1)[0]):
+        with pytest.raises(InputError, match=r"crops: expected uint8 \(n, 64, 64, 3\), got"):
+            engine(crops)
+    keypoints, depth = pair_of()
+    with pytest.raises(InputError, match=r"keypoints: expected \(2, 21, 2\) finite numbers, got \(1, 21, 2\)"):
+        engine.relative(keypoints[:1], depth, 0.3)
+    with pytest.raises(InputError, match="depth: expected"):
+        engine.relative(keypoints, depth * np.nan, 0.3)
+    with pytest.raises(InputError, match="width: expected"):
+        engine.relative(keypoints, depth, float("inf"))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_a_network_that_overflows_sees_no_hand(tmp_path, engine, caplog) -> None:
+    pytest.importorskip("onnxruntime")
+    network = random_network(SMALL)
+    network.hand.reduce.weight.fill_(1e38)
+    # The graph is that of a sound network, since export refuses one that differs from torch by NaN.
+    weights.save(tmp_path, network, MODELS.right.name, {"name": "overflows"})
+    if engine == "onnx":
+        with pytest.raises(WeightsError, match="differs from torch's by nan"):
+            export(network)
+        return
+    with caplog.at_level(logging.WARNING):
+        found = opened(tmp_path, engine)(crops_of(2))
+    assert "not finite for 2 of 2 hands" in caplog.text
+    np.testing.assert_array_equal(found.presence, 0)
+    np.testing.assert_array_equal(found.joint_confidence, 0)
+    np.testing.assert_array_equal(found.rotations, np.tile(np.eye(3), (2, 16, 1, 1)))
+
+
+def test_one_hand_that_is_not_finite_leaves_the_other() -> None:
+    raw = {name: np.full((2, *shape), 0.25, np.float32) for name, shape in OUTPUTS.items()}
+    raw["depth"][1, 3] = np.nan
+    raw["presence"][0] = -1000.0  # no overflow on the way to a probability
+    found = hand_arrays(raw)
+    np.testing.assert_array_equal(found.presence, [0, 0])
+    np.testing.assert_allclose(found.as_assumed, [1 / (1 + np.exp(-0.25)), 0])
+    np.testing.assert_array_equal(found.depth[0], np.float32(0.25))
+    np.testing.assert_array_equal(found.depth[1], 0)
+    raw["presence"][0] = np.inf
+    assert hand_arrays(raw).as_assumed[0] == 0
+
+
+def test_a_relative_translation_that_is_not_finite_is_an_error(tmp_path) -> None:
+    network = random_network(SMALL)
+    network.relative.relative[0].weight.fill_(3e38)
+    write(tmp_path, network, graphs=False)
+    with pytest.raises(DeviceError, match="relative translation on cpu: expected 3 finite numbers"):
+        opened(tmp_path, "torch").relative(*pair_of(), 0.3)
+
+
+def test_priors_of_the_foundation_mode_come_from_outside(tmp_path) -> None:
+    config = dataclasses.replace(SMALL, mode="foundation")
+    network = random_network(config)
+    loaded = weights.load(write(tmp_path, network, graphs=False), MODELS.right.name)
+    seen: list[tuple[tuple[int, ...], torch.dtype, int]] = []
+
+    def priors(crops: torch.Tensor, grid: int) -> torch.Tensor:
+        seen.append((tuple(crops.shape), crops.dtype, grid))
+        mean = crops.float().mean((1, 2, 3))[:, None, None, None] / 255
+        return mean * torch.linspace(-1, 1, config.prior_channels).expand(len(crops), 3, grid * grid, -1)
+
+    engine = TorchEngine(loaded, CPU, priors)
+    crops = crops_of(2)
+    found = engine(crops)
+    assert seen[-1] == ((2, 64, 64, 3), torch.uint8, 4)
+    wanted = network.hand(normalised(torch.from_numpy(crops)), priors(torch.from_numpy(crops), 4))
+    np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=TOLERANCE)
+    with pytest.raises(WeightsError, match="mode foundation takes its prior encoders"):
+        TorchEngine(loaded, CPU)
+    with pytest.raises(WeightsError, match="mode foundation runs in torch"):
+        export(network)
+
+
+def test_auto_takes_onnx_where_it_can(folder, tmp_path, monkeypatch) -> None:
+    assert type(opened(folder, "auto")).__name__ == "OnnxEngine"
+    write(tmp_path, random_network(SMALL), graphs=False)
+    assert type(opened(tmp_path, "auto")).__name__ == "TorchEngine"
+    with pytest.raises(WeightsError, match="make it with `a2p export`"):
+        opened(tmp_path, "onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert type(opened(folder, "auto")).__name__ == "TorchEngine"
+    with pytest.raises(MissingDependencyError, match="pip install onnxruntime"):
+        opened(folder, "onnx")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_a_device_that_is_not_there_is_an_error(folder, engine) -> None:
+    with pytest.raises(DeviceError, match="'cuda' was not granted"):
+        make_engine(NetworkStageConfig(weights=str(folder), engine=engine), DeviceConfig(device="cuda"), MODELS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_graphs_on_the_gpu_give_what_the_processor_gives(folder) -> None:
+    stage = NetworkStageConfig(weights=str(folder), engine="torch")
+    engine = make_engine(stage, DeviceConfig(device="cuda"), MODELS)
+    for n in (1, 2, MAX_BATCH + 1):
+        a, b = (vars(e(crops_of(n, seed=n))) for e in (engine, opened(folder, "torch")))
+        for name in OUTPUTS:  # TF32 has 10 bits
+            np.testing.assert_allclose(a[name], b[name], atol=2e-2, err_msg=name)
+
+
+def test_a_graph_of_other_outputs_is_refused(folder, tmp_path) -> None:
+    write(tmp_path, random_network(SMALL), graphs=False)
+    relative = (folder / weights.RELATIVE_GRAPH).read_bytes()
+    graphs = {weights.HAND_GRAPH: relative, weights.RELATIVE_GRAPH: relative}
+    weights.add_graphs(weights.find(tmp_path, MODELS.right.name), graphs)
+    with pytest.raises(WeightsError, match="expected inputs crops, got keypoints, depth, width; export it anew"):
+        opened(tmp_path, "onnx")
+
+
+def test_a_graph_of_another_resolution_is_refused(folder, tmp_path) -> None:
+    write(tmp_path, random_network(dataclasses.replace(SMALL, resolution=96)), graphs=False)
+    graphs = {name: (folder / name).read_bytes() for name in (weights.HAND_GRAPH, weights.RELATIVE_GRAPH)}
+    weights.add_graphs(weights.find(tmp_path, MODELS.right.name), graphs)
+    with pytest.raises(WeightsError, match="the exported network does not run"):
+        opened(tmp_path, "onnx")
+
+
+def test_export_writes_beside_the_weights(tmp_path, capsys) -> None:
+    pytest.importorskip("onnxruntime")
+    write(tmp_path, random_network(SMALL), graphs=False)
+    assert cli.main(["export", str(tmp_path), "--json"]) == 0
+    sizes = json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"]
+    assert sizes == {n: (tmp_path / n).stat().st_size for n in (weights.HAND_GRAPH, weights.RELATIVE_GRAPH)}
+    assert weights.load(tmp_path, MODELS.right.name).card["sha256"].keys() >= sizes.keys()
+    assert opened(tmp_path, "onnx").device == "cpu"
+    assert cli.main(["export", str(tmp_path / "none")]) == 2
+    assert "no card of a network" in capsys.readouterr().err
+
+
+def test_bench_of_the_network(folder, capsys) -> None:
+    arguments = ["bench", "network", "--weights", str(folder), "--repeats", "2", "--warm-up", "1", "--threads", "1"]
+    assert cli.main([*arguments, "--device", "cpu", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["engines"]) == {"torch", "onnx"}
+    assert all(0 < e[what]["p50"] <= e[what]["p99"] for e in result["engines"].values() for what in ("hands_ms",))
+    assert result["largest_difference"] < TOLERANCE
+    assert cli.main([*arguments, "--engine", "onnx"]) == 0
+    assert "onnx on cpu" in capsys.readouterr().out
+    assert cli.main(["bench", "network", "--preset", "lite", "--repeats", "0"]) == 2
+    assert "expected 1" in capsys.readouterr().err

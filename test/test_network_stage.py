@@ -1,0 +1,293 @@
+"""The network stage with an engine that answers the truth: what is wrong then is the stage's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from made_hands import MODELS, MadeHand, make_hand, smplx_joints
+from scipy.spatial.transform import Rotation
+from true_engine import TrueEngine, pixels_of, place_picture
+
+from a2p_ros.camera import CameraModel
+from a2p_ros.config import LandmarkConfig, NetworkStageConfig
+from a2p_ros.detection.tracking import HandTracker
+from a2p_ros.errors import DeviceError
+from a2p_ros.fitting.keypoint_fit import KeypointFit
+from a2p_ros.measuring import HybridMeasuring, overlapping
+from a2p_ros.network.regressed_pose import RegressedPose
+from a2p_ros.network.stage import NetworkStage
+from a2p_ros.placement import place
+from a2p_ros.regions import hand_rotation, hand_square
+from a2p_ros.timing import StageClock
+from a2p_ros.types import Box, Detection, HandKeypoints, Pair, Side
+
+PLAIN = CameraModel.assume(640, 480, 1.2)
+LENS = CameraModel.from_calibration(
+    640, 480, (420.0, 0, 319.5, 0, 425.0, 239.5, 0, 0, 1), (-0.25, 0.08, 0.001, -0.001, 0.0), "plumb_bob"
+)
+PLACES = {Side.LEFT: (150.0, 300.0), Side.RIGHT: (480.0, 190.0)}
+
+
+def hands_of(rng: np.random.Generator, camera: CameraModel) -> list[MadeHand]:
+    """A left and a right hand apart in the image, both as large as a hand at half a metre, of one shape."""
+    betas = rng.normal(0, 0.7, 10).clip(-2, 2)
+    return [
+        make_hand(side, rng, camera, pixel=pixel, depth=rng.uniform(0.45, 0.6), betas=betas, strength=0.5)
+        for side, pixel in PLACES.items()
+    ]
+
+
+def region(hand: MadeHand, camera: CameraModel, *, turn: float = 0.0, right: float | None = None) -> Detection:
+    pixels = pixels_of(hand, camera)
+    rotation = hand_rotation(pixels) + turn
+    square = hand_square(pixels, hand_rotation(pixels))
+    side = float(hand.side is Side.RIGHT) if right is None else right
+    return Detection(Box.around(pixels), 0.9, side, rotation, square)
+
+
+def stage_of(engine: TrueEngine, **settings: float) -> NetworkStage:
+    return NetworkStage(engine, NetworkStageConfig(**settings), LandmarkConfig(), MODELS)
+
+
+def measured(hands: list[MadeHand], camera: CameraModel, noise: float = 0.0) -> tuple[Pair, NetworkStage]:
+    stage = stage_of(TrueEngine(hands, camera, noise))
+    found = stage(place_picture(camera), [region(hand, camera) for hand in hands], camera)
+    return Pair(*found), stage
+
+
+@pytest.mark.parametrize("camera", [PLAIN, LENS], ids=["plain", "lens"])
+def test_a_true_answer_arrives_as_the_truth(camera: CameraModel) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        hands = hands_of(rng, camera)
+        found, stage = measured(hands, camera)
+        for hand in hands:
+            seen = found[hand.side]
+            assert seen is not None and seen.regressed is not None and seen.at_joints
+            assert seen.regressed.side is hand.side and (seen.right > 0.9) is (hand.side is Side.RIGHT)
+            np.testing.assert_allclose(seen.keypoints_px, pixels_of(hand, camera), atol=0.15)
+            told = np.concatenate([seen.regressed.global_orient[None], seen.regressed.hand_pose])
+            truth = np.concatenate([hand.root[None], hand.rotations])
+            assert np.degrees(Rotation.from_matrix(np.swapaxes(told, 1, 2) @ truth).magnitude()).max() < 0.15
+            lengths = [np.linalg.norm(p[:, None] - p[None], axis=-1) for p in (seen.keypoints_3d, hand.joints)]
+            np.testing.assert_allclose(*lengths, atol=1.5e-3)
+        apart = stage.apart(found, camera)
+        assert apart is not None
+        np.testing.assert_allclose(apart.translation, hands[0].wrist - hands[1].wrist, atol=1e-3)
+
+
+@pytest.mark.parametrize("regressor", [RegressedPose, KeypointFit])
+@pytest.mark.parametrize("camera", [PLAIN, LENS], ids=["plain", "lens"])
+def test_both_modes_put_true_hands_where_they_are(regressor: type, camera: CameraModel) -> None:
+    hands = hands_of(np.random.default_rng(2), camera)
+    found, stage = measured(hands, camera)
+    poses = regressor(MODELS)(found, camera)
+    placed = place(poses, camera, MODELS, stage.apart(found, camera))
+    for hand in hands:
+        there, pose = placed[hand.side], poses[hand.side]
+        assert there is not None and pose is not None and there.confidence > 0.9
+        assert np.linalg.norm(pose.joints - (hand.joints - hand.wrist), axis=1).max() < 1e-3
+        assert np.linalg.norm(there.wrist - hand.wrist) < 4e-3
+        np.testing.assert_allclose(pose.betas, hand.betas, atol=1e-6)
+        joints = smplx_joints(hand.side, pose.global_orient, pose.hand_pose, np.zeros(3), pose.betas)
+        np.testing.assert_allclose(joints - joints[0], pose.joints, atol=2e-6)
+
+
+def test_the_fit_takes_noise_out_of_regressed_turns() -> None:
+    errors: dict[type, list[float]] = {RegressedPose: [], KeypointFit: []}
+    rng = np.random.default_rng(3)
+    for _ in range(8):
+        hands = hands_of(rng, PLAIN)
+        found, _ = measured(hands, PLAIN, noise=0.01)
+        for regressor, off in errors.items():
+            for side, pose in regressor(MODELS)(found, PLAIN).items():
+                hand = next(h for h in hands if h.side is side)
+                assert pose is not None
+                off.append(float(np.linalg.norm(pose.joints - (hand.joints - hand.wrist), axis=1).mean()))
+    assert np.mean(errors[KeypointFit]) < 0.75 * np.mean(errors[RegressedPose]) < 0.03
+
+
+def test_of_an_unclear_side_both_are_tried_at_once() -> None:
+    hands = hands_of(np.random.default_rng(4), PLAIN)
+    engine = TrueEngine(hands, PLAIN)
+    found = stage_of(engine)(place_picture(PLAIN), [region(hand, PLAIN, right=0.5) for hand in hands], PLAIN)
+    assert engine.batches == [4]
+    assert [hand.regressed.side for hand in found] == [Side.LEFT, Side.RIGHT]
+
+
+def test_a_wrong_guess_of_the_side_is_put_right() -> None:
+    hands = hands_of(np.random.default_rng(5), PLAIN)
+    engine = TrueEngine(hands, PLAIN)
+    wrong = [region(hand, PLAIN, right=float(hand.side is Side.LEFT)) for hand in hands]
+    found = stage_of(engine)(place_picture(PLAIN), wrong, PLAIN)
+    assert engine.batches == [2, 2]
+    for hand, seen in zip(hands, found, strict=True):
+        assert seen.regressed.side is hand.side and (seen.right > 0.9) is (hand.side is Side.RIGHT)
+
+
+@pytest.mark.parametrize("turn", [0.0, 1.4, -2.4, math.pi])
+def test_a_plain_box_of_unknown_turn_and_side_is_searched(turn: float) -> None:
+    rng = np.random.default_rng(6)
+    hand = make_hand(Side.LEFT, rng, PLAIN, pixel=(330, 240), depth=0.5, strength=0.3)
+    about = Rotation.from_rotvec([0, 0, turn - hand_rotation(pixels_of(hand, PLAIN))]).as_matrix()
+    middle = hand.joints.mean(0)
+    hand = dataclasses.replace(hand, joints=(hand.joints - middle) @ about.T + middle, root=about @ hand.root)
+    box = Box.around(pixels_of(hand, PLAIN))
+    seen = stage_of(TrueEngine([hand], PLAIN))(place_picture(PLAIN), [Detection(box, 0.8)], PLAIN)[0]
+    assert seen is not None and seen.regressed is not None and seen.regressed.side is Side.LEFT
+    np.testing.assert_allclose(seen.keypoints_px, pixels_of(hand, PLAIN), atol=0.7)
+    assert seen.detection == Detection(box, 0.8), "the region that was asked for, not the one that was looked at"
+
+
+def test_a_hand_off_its_crop_is_looked_at_again() -> None:
+    hand = make_hand(Side.RIGHT, np.random.default_rng(7), PLAIN, pixel=(330, 240), depth=0.5, strength=0.3)
+    good = region(hand, PLAIN)
+    x, y, edge = good.square
+    engine = TrueEngine([hand], PLAIN)
+    off = dataclasses.replace(good, square=(x + 0.25 * edge, y, edge))
+    seen = stage_of(engine)(place_picture(PLAIN), [off], PLAIN)[0]
+    assert engine.batches == [1, 1] and seen.crop_centre_px == pytest.approx((x, y), abs=1.0)
+    assert stage_of(engine)(place_picture(PLAIN), [good], PLAIN)[0] is not None and engine.batches == [1, 1, 1]
+
+
+def test_the_tracker_names_the_hands_and_keeps_them() -> None:
+    hands = hands_of(np.random.default_rng(8), PLAIN)
+    stage, tracker, image = stage_of(TrueEngine(hands, PLAIN)), HandTracker(), place_picture(PLAIN)
+    asked = []
+
+    def detector(_: np.ndarray) -> list[Detection]:
+        asked.append(1)
+        return [region(hand, PLAIN, right=0.5) for hand in hands]
+
+    for _ in range(4):
+        found = tracker.update(stage(image, tracker.regions(image, detector), PLAIN))
+        for hand in hands:
+            assert found[hand.side] is not None
+            np.testing.assert_allclose(found[hand.side].keypoints_px, pixels_of(hand, PLAIN), atol=0.2)
+    assert len(asked) == 1, "followed hands need no detector"
+
+
+class Broken(TrueEngine):
+    """Answers what is no number in one field."""
+
+    field, value = "presence", math.nan
+
+    def __call__(self, crops: np.ndarray) -> SimpleNamespace:
+        out = super().__call__(crops)
+        values = getattr(out, self.field)
+        values[0] = self.value
+        return out
+
+    def relative(self, *_: np.ndarray) -> np.ndarray:
+        raise DeviceError("relative translation on cpu: expected 3 finite numbers")
+
+
+@pytest.mark.parametrize("field", ["keypoints", "depth", "rotations", "betas", "joint_confidence", "presence"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_answer_that_is_no_number_is_no_hand_and_harms_no_other(field: str, value: float) -> None:
+    hands = hands_of(np.random.default_rng(9), PLAIN)
+    engine = Broken(hands, PLAIN)
+    engine.field, engine.value = field, value
+    found = stage_of(engine)(place_picture(PLAIN), [region(hand, PLAIN) for hand in hands], PLAIN)
+    assert found[0] is None and found[1] is not None
+
+
+def test_hands_without_a_finite_relation_are_placed_each_by_itself() -> None:
+    hands = hands_of(np.random.default_rng(10), PLAIN)
+    engine = Broken(hands, PLAIN)
+    engine.field, engine.value = "weak_camera", 0.0
+    stage = stage_of(engine)
+    found = Pair(*stage(place_picture(PLAIN), [region(hand, PLAIN) for hand in hands], PLAIN))
+    assert found.left is not None and found.right is not None and stage.apart(found, PLAIN) is None
+    assert stage.apart(Pair(found.left, None), PLAIN) is None
+    bare = dataclasses.replace(found.right, regressed=None)
+    assert stage.apart(Pair(found.left, bare), PLAIN) is None, "MediaPipe's hand has no depth that it could use"
+
+
+@pytest.mark.parametrize("level", [0, 127, 255])
+def test_black_grey_and_saturated_pictures_show_no_hand(level: int) -> None:
+    hands = hands_of(np.random.default_rng(11), PLAIN)
+    engine = TrueEngine(hands, PLAIN)
+    image = np.full((PLAIN.height, PLAIN.width, 3), level, np.uint8)
+    assert stage_of(engine)(image, [region(hand, PLAIN) for hand in hands], PLAIN) == [None, None]
+    assert engine.batches == []
+
+
+def test_bad_regions_give_no_hand() -> None:
+    hand = make_hand(Side.RIGHT, np.random.default_rng(12), PLAIN, pixel=(330, 240), depth=0.5)
+    good = region(hand, PLAIN)
+    bad = [
+        dataclasses.replace(good, square=(math.nan, 1.0, 2.0)),
+        dataclasses.replace(good, square=(1.0, 1.0, 0.0)),
+        dataclasses.replace(good, box=Box(-400, -400, -300, -300)),
+    ]
+    found = stage_of(TrueEngine([hand], PLAIN))(place_picture(PLAIN), [*bad, good], PLAIN)
+    assert found[:3] == [None] * 3 and found[3] is not None
+    assert stage_of(TrueEngine([hand], PLAIN))(place_picture(PLAIN), [], PLAIN) == []
+
+
+def test_joints_outside_the_picture_are_doubted_and_a_hand_outside_is_none() -> None:
+    hand = make_hand(Side.RIGHT, np.random.default_rng(13), PLAIN, pixel=(600, 240), depth=0.4, strength=0.3)
+    pixels = pixels_of(hand, PLAIN)
+    outside = pixels[:, 0] > PLAIN.width + 0.2 * Box.around(pixels).size
+    image, stage = place_picture(PLAIN), stage_of(TrueEngine([hand], PLAIN))
+    seen = stage(image, [region(hand, PLAIN)], PLAIN)[0]
+    if seen is not None and outside.any():
+        assert seen.confidence[outside].max() < 0.2 < seen.confidence.max()
+    away = make_hand(Side.RIGHT, np.random.default_rng(13), PLAIN, pixel=(720, 240), depth=0.4, strength=0.3)
+    assert stage_of(TrueEngine([away], PLAIN))(image, [region(away, PLAIN)], PLAIN) == [None]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("min_presence", 0.99), ("min_size", 0.9)])
+def test_thresholds_hold_from_the_next_call_on(setting: str, value: float) -> None:
+    hands = hands_of(np.random.default_rng(14), PLAIN)
+    stage, regions = stage_of(TrueEngine(hands, PLAIN)), [region(hand, PLAIN) for hand in hands]
+    assert None not in stage(place_picture(PLAIN), regions, PLAIN)
+    setattr(stage, setting, value)
+    assert stage(place_picture(PLAIN), regions, PLAIN) == [None, None]
+
+
+def test_a_pose_that_contradicts_the_keypoints_or_the_side_is_rejected() -> None:
+    hands = hands_of(np.random.default_rng(15), PLAIN)
+    found, _ = measured(hands, PLAIN)
+    regress = RegressedPose(MODELS)
+    assert regress(Pair(found.right, None), PLAIN) == Pair(None, None), "taken for a right hand, tracked as a left one"
+    told = found.right.regressed
+    turned = dataclasses.replace(told, global_orient=Rotation.from_rotvec([0, 0, 2.0]).as_matrix() @ told.global_orient)
+    wrong = dataclasses.replace(found.right, regressed=turned)
+    poses = regress(Pair(found.left, wrong), PLAIN)
+    assert poses.right is None and poses.left is not None
+    fitted = KeypointFit(MODELS)(Pair(found.left, wrong), PLAIN).right
+    assert fitted is not None
+    assert np.linalg.norm(fitted.joints - (hands[1].joints - hands[1].wrist), axis=1).mean() < 0.006
+
+
+def test_the_hybrid_asks_the_network_for_hands_that_overlap() -> None:
+    def regions_at(*xs: float) -> list[Detection]:
+        return [Detection(Box(x, 0, x + 100, 100), 0.9) for x in xs]
+
+    assert overlapping(regions_at(0, 90, 300)) == [True, True, False]
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name, self.calls = name, []
+
+        def __call__(self, image, regions, camera, clock) -> list[HandKeypoints | None]:
+            self.calls.append(len(regions))
+            with clock(self.name):
+                return [(self.name, region.box.x0) for region in regions]
+
+        def apart(self, hands, camera, clock) -> str:
+            return self.name
+
+    landmarks, network = Named("landmarks"), Named("network")
+    hybrid, clock, image = HybridMeasuring(landmarks, network), StageClock(), place_picture(PLAIN)
+    answers = hybrid(image, regions_at(300, 0, 90), PLAIN, clock)
+    assert answers == [("landmarks", 300), ("network", 0), ("network", 90)]
+    assert set(clock.seconds) == {"landmarks", "network"} and hybrid.apart(None, PLAIN, clock) == "network"
+    hybrid(image, regions_at(0, 200), PLAIN, clock)
+    assert (landmarks.calls, network.calls) == ([1, 2], [2]) and hybrid.name == "landmarks|network"
