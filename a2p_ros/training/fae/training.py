@@ -72,6 +72,7 @@ class FaeTraining:
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.seconds: dict[str, float] = {}
         self.teachers: dict[str, Teacher] = {}
+        self._made: dict[tuple[int, bool], list[Batch]] = {}
         self.averaged: A2PNetwork | None = None
         self._student: FusionAlignmentEncoder | None = None
 
@@ -101,9 +102,9 @@ class FaeTraining:
     def _train_teacher(self, name: str, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
         objective = TeacherObjective(Teacher(name, self.network_config))
-        batches = self._validation_batches(config.resolution, maps=True)
 
-        def validate(averaged: TeacherObjective) -> dict[str, float]:
+        def validate(averaged: TeacherObjective, resolution: int) -> dict[str, float]:
+            batches = self._validation_batches(resolution, maps=True)
             with torch.no_grad():
                 return {"validation": float(np.mean([float(_part(averaged, batch)) for batch in batches]))}
 
@@ -113,10 +114,9 @@ class FaeTraining:
     def _train_network(self, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
         objective = self._distilling() if config.name == _DISTILLATION else self._final()
-        batches = self._validation_batches(config.resolution, maps=False)
 
-        def validate(averaged: NetworkObjective) -> dict[str, float]:
-            score = Score()
+        def validate(averaged: NetworkObjective, resolution: int) -> dict[str, float]:
+            batches, score = self._validation_batches(resolution, maps=False), Score()
             for i, batch in enumerate(batches):
                 outputs, relative = averaged.predict(batch)
                 score.add(outputs, relative, batch, self._model)
@@ -172,6 +172,8 @@ class FaeTraining:
         return Priors(encoders).to(self.accelerator.device).eval()
 
     def _validation_batches(self, resolution: int, *, maps: bool) -> list[Batch]:
+        if (resolution, maps) in self._made:
+            return self._made[resolution, maps]
         slots = Slots(self._validation, 1.0, 0.0).in_order()
         slots = slots[:: max(len(slots) * 2 // self.config.validation, 1)][: self.config.validation // 2]
         out, size = [], _VALIDATION_BATCH // 2
@@ -180,6 +182,7 @@ class FaeTraining:
             rngs = [np.random.default_rng([i, j]) for j in range(len(part))]
             batch = make_batch(self._validation, part, rngs, resolution, AugmentConfig.tracked(), maps=maps)
             out.append(batch.to(self.accelerator.device))
+        self._made[resolution, maps] = out
         return out
 
     def _picture(self, name: str, batch: Batch, outputs: Any) -> None:
