@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from a2p_ros.errors import WeightsError
-from a2p_ros.network.sapiens import SIZES, CachedPrior, SapiensEncoder, SapiensSize, load_sapiens, read_tensors
+from a2p_ros.network.sapiens import SIZES, CachedPrior, SapiensEncoder, load_sapiens, read_tensors
 
 WIDTH, LAYERS, HEADS = 32, 2, 4
 #: Of the trained pictures, 4:3 as the released models'.
@@ -144,14 +144,16 @@ class HistoryBuffer:
         self._log_history = np.arange(3.0)
 
 
+HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
+
+
 def test_training_logs_are_read_as_nothing(
     estimator: Estimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = types.ModuleType("mmengine.logging.history_buffer")
-    module.HistoryBuffer = HistoryBuffer
-    monkeypatch.setattr(HistoryBuffer, "__module__", module.__name__)
     with monkeypatch.context() as only_while_writing:
-        only_while_writing.setitem(sys.modules, module.__name__, module)
+        for name in ("mmengine", "mmengine.logging", HistoryBuffer.__module__):
+            only_while_writing.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules[HistoryBuffer.__module__].HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
         path = tmp_path / "sapiens_tiny.pth"
         hub = {"log_scalars": {"train/loss": HistoryBuffer()}, "lr": np.float64(0.1)}
         torch.save({"state_dict": estimator.state_dict(), "message_hub": hub}, path)

@@ -34,8 +34,9 @@ class Batch:
 
     ``hand``: there is one. ``as_assumed``: the crop shows it as a right hand. ``learns``: both, so that labels hold.
     Labels are those of a right hand in crop view: ``keypoints`` [crop edges, 0 = centre], ``joints`` [m] and
-    ``rotations``; ``to_image`` takes keypoints to the pixels of the frame, whose camera has ``focal`` [px]. ``relative`` is left wrist minus right wrist [m]
-    in the view of the union box. ``parts`` and ``depth`` are maps (``maps``), empty where they were not asked for.
+    ``rotations``; ``to_image`` takes keypoints to the pixels of the frame, whose camera has ``focal`` [px].
+    ``relative`` is left wrist minus right wrist [m] in the view of the union box. ``parts`` and ``depth`` are maps
+    (``maps``), empty where they were not asked for.
     """
 
     pictures: UInt8[Tensor, "n r r 3"]

@@ -73,10 +73,9 @@ class StageConfig(Checked):
 
     def resolution_at(self, step: int) -> int:
         """Edge of a step's crops [px]."""
-        share = step / self.steps
-        if share < self.low_share:
+        if step < round(self.low_share * self.steps):
             return self.low
-        return self.middle if share < self.low_share + self.middle_share else self.resolution
+        return self.middle if step < round((self.low_share + self.middle_share) * self.steps) else self.resolution
 
 
 @dataclass(frozen=True)

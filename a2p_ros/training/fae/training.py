@@ -82,7 +82,7 @@ class FaeTraining:
         return {stage.name: stage.steps for stage in self._plan()}
 
     def run_stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Train a stage of `steps`, whose earlier ones are done, from wherever its checkpoint stands; yields records."""
+        """Train a stage of `steps` after the earlier ones, from wherever its checkpoint stands; yields records."""
         stage = next(stage for stage in self._plan() if stage.name == name)
         if name.startswith(_TEACHER):
             yield from self._train_teacher(name.removeprefix(_TEACHER), stage)

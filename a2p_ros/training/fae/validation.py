@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
