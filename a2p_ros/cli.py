@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from a2p_ros import __version__
-from a2p_ros.commands import bench, demo, doctor, evaluate, hand_model, run, synth, train
+from a2p_ros.commands import bench, demo, doctor, evaluate, export, hand_model, run, synth, train
 from a2p_ros.commands.processes import ChildDied
 from a2p_ros.errors import A2PError
 
-_VERBS = (run, demo, evaluate, bench, synth, train, hand_model, doctor)
+_VERBS = (run, demo, evaluate, bench, synth, train, export, hand_model, doctor)
 
 #: Exit codes beside 0: a wrong input or machine, and Ctrl-C as shells count it.
 FAILED, INTERRUPTED = 2, 130

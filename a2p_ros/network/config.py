@@ -12,14 +12,13 @@ from a2p_ros.errors import ConfigError
 PRIORS = ("keypoints", "segmentation", "depth")
 #: Edges of the token grid at which positions are learnt; crops of other sizes interpolate them.
 GRID = 8
-Mode = Literal["none", "distilled", "foundation"]
 
 
 @dataclass(frozen=True)
 class NetworkConfig(Checked):
     """Sizes of the network; the paper's are those of ``FULL``, and what it does not give is said to be ours."""
 
-    mode: Mode = setting(
+    mode: Literal["none", "distilled", "foundation"] = setting(
         "distilled",
         "Where the aligned priors come from. none: there are none (the paper's baseline); distilled: from the Fusion "
         "Alignment Encoder; foundation: from the prior encoders themselves.",

@@ -56,6 +56,7 @@ class EncoderLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Float[Tensor, "n l d"]) -> Float[Tensor, "n l d"]:
+        """Each token after it has looked at all."""
         q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in self.qkv(self.norm1(x)).chunk(3, 2))
         seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.out(seen)
@@ -82,7 +83,7 @@ class Fusion(nn.Module):
     ) -> Float[Tensor, "n d h w"]:
         """Fused features on the grid of the image's."""
         height, width = image.shape[-2:]
-        place = self.place
+        place: Tensor = self.place
         if (height, width) != (GRID, GRID):
             place = nn.functional.interpolate(place, (height, width), mode="bilinear", align_corners=False)
         where = tokens(place)

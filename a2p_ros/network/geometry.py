@@ -1,8 +1,8 @@
 """Between the camera's frame and what the network sees in a crop, both ways.
 
-The crop's view is that of a camera that looks along the ray of the crop's centre (``camera.rotation_to_ray``), turned in
-the image plane as the crop is, x right, y down, z forward. In a mirrored crop, x is reversed, so that a left hand is a
-right one: with M = diag(-1, 1, 1), points become M p and rotations M R M, also those of the fingers in their own
+The crop's view is that of a camera that looks along the ray of the crop's centre (``camera.rotation_to_ray``), turned
+in the image plane as the crop is, x right, y down, z forward. In a mirrored crop, x is reversed, so that a left hand is
+a right one: with M = diag(-1, 1, 1), points become M p and rotations M R M, also those of the fingers in their own
 frames, because the left hand model is the right one mirrored.
 
 The box around both hands is upright and not mirrored; its view is the ray of its centre alone.

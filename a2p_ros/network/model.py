@@ -73,7 +73,7 @@ class HandNetwork(nn.Module):
         features = self.fusion(self.reduce(self.backbone(crops)), aligned)
         joints = self.joints(features)
         hand = self.parameters_head(features, joints)
-        return HandOutputs(*joints, *hand, aligned)
+        return HandOutputs(**joints._asdict(), **hand._asdict(), aligned=aligned)
 
     def aligned(
         self, crops: Float[Tensor, "n 3 r r"], priors: Float[Tensor, "n p l c"] | None = None
