@@ -191,7 +191,7 @@ def test_nothing_of_a_file_is_executed(form: str, estimator: Estimator, tmp_path
 def test_programs_are_refused(estimator: Estimator, tmp_path: Path) -> None:
     path = tmp_path / "sapiens_tiny_bfloat16.pt2"
     torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), path)
-    with pytest.raises(WeightsError, match="would have to be executed; take the .pth or the torchscript form"):
+    with pytest.raises(WeightsError, match=r"would have to be executed; take the \.pth or the torchscript form"):
         read_tensors(path)
 
 
@@ -201,7 +201,7 @@ def test_other_files_are_named(estimator: Estimator, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"made\.pth: cannot be read"):
         read_tensors(path)
     torch.save({"state_dict": {"backbone.cls_token": torch.zeros(1)}}, path)
-    with pytest.raises(WeightsError, match="expected backbone.pos_embed"):
+    with pytest.raises(WeightsError, match=r"expected backbone\.pos_embed"):
         load_sapiens(path)
     torch.save({"state_dict": estimator.state_dict()}, path)
     with pytest.raises(
@@ -218,7 +218,7 @@ def test_other_files_are_named(estimator: Estimator, tmp_path: Path) -> None:
 
 
 def test_the_released_sizes() -> None:
-    """Parameters of the encoders as published, 0.336, 0.664, 1.169 and 2.163 billion with their heads for pre-training."""
+    """The paper gives 0.336, 0.664, 1.169 and 2.163 billion parameters, more than the encoder alone."""
     for (name, size), billions in zip(SIZES.items(), (0.31, 0.64, 1.15, 2.15), strict=True):
         with torch.device("meta"):
             encoder = SapiensEncoder(size)

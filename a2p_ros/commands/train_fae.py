@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.network.backbone import make_backbone
     from a2p_ros.network.config import FULL, LITE
     from a2p_ros.network.teachers import save_teachers
+    from a2p_ros.network.weights import save
     from a2p_ros.training.fae import curves
     from a2p_ros.training.fae.augment import AugmentConfig
     from a2p_ros.training.fae.config import LossWeights, TrainConfig

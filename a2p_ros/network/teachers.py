@@ -105,7 +105,7 @@ class Priors(nn.Module):
             raise ConfigError(f"prior encoders: expected one width of all features, got {widths}")
         self.names = tuple(encoders)
         self.width = next(iter(widths.values()))
-        self.encoders: Sequence[Any] = nn.ModuleList(encoders.values())  # type: ignore[arg-type]
+        self.encoders = nn.ModuleList(encoders.values())  # type: ignore[arg-type]
 
     @torch.no_grad()
     def forward(self, crops: UInt8[Tensor, "n r r 3"], grid: int) -> Float[Tensor, "n p tokens c"]:

@@ -99,9 +99,9 @@ class Slots:
         return first, second
 
     def in_order(self) -> list[tuple[int, int]]:
-        """All hands once: the pairs, then the single hands by twos (the last one twice where they are odd)."""
+        """All crops once: the pairs, then the others by twos (the last one twice where they are odd)."""
         pairs = [(int(row), int(self._partner[row])) for row in self._left]
-        single = [int(row) for row in self._single]
+        single = [int(row) for row in (*self._single, *self._empty)]
         return pairs + list(itertools.zip_longest(single[::2], single[1::2], fillvalue=single[-1]))
 
     def _any(self, rng: np.random.Generator) -> int:

@@ -34,6 +34,8 @@ from a2p_ros.training.fae.validation import Score, overlay
 
 #: Crops of one validation batch.
 _VALIDATION_BATCH = 32
+#: Errors as tracking makes them; some crops are mirrored wrongly, so that what tells it is measured.
+_VALIDATED = replace(AugmentConfig.tracked(), wrong_side=0.1)
 _TEACHER, _DISTILLATION, _LAST = "teacher_", "distillation", "end_to_end"
 
 
@@ -180,7 +182,7 @@ class FaeTraining:
         for i in range(0, len(slots), size):
             part = slots[i : i + size]
             rngs = [np.random.default_rng([i, j]) for j in range(len(part))]
-            batch = make_batch(self._validation, part, rngs, resolution, AugmentConfig.tracked(), maps=maps)
+            batch = make_batch(self._validation, part, rngs, resolution, _VALIDATED, maps=maps)
             out.append(batch.to(self.accelerator.device))
         self._made[resolution, maps] = out
         return out
