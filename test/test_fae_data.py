@@ -67,7 +67,9 @@ def moved_batch(packed: PackedCrops, config: AugmentConfig, maps: bool = False) 
         placed(packed.crop_of(int(row)), PACK.margin, 64, np.random.default_rng([5, i]), config)
         for i, row in enumerate(rows)
     ]
-    first = Batch(*(getattr(batch, name)[:: 1 if name in ("pair", "relative") else 2] for name in Batch.__annotations__))
+    first = Batch(
+        *(getattr(batch, name)[:: 1 if name in ("pair", "relative") else 2] for name in Batch.__annotations__)
+    )
     return first, crops, rows
 
 

@@ -1,8 +1,8 @@
 """Prior encoders: image networks whose features the network fuses (mode foundation) or learns to give (distilled).
 
-Where Sapiens is not at hand, three stand-ins take its place: networks of the same family as the backbone, trained on the
-engine's labels for 2D keypoints, part segmentation and depth, then frozen and tapped at their features. Their own maps
-are never used: maps made of the truth would leak the answer, and features are what A2P takes from Sapiens.
+Where Sapiens is not at hand, three stand-ins take its place: networks of the same family as the backbone, trained on
+the engine's labels for 2D keypoints, part segmentation and depth, then frozen and tapped at their features. Their own
+maps are never used: maps made of the truth would leak the answer, and features are what A2P takes from Sapiens.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Priors(nn.Module):
             raise ConfigError(f"prior encoders: expected one width of all features, got {widths}")
         self.names = tuple(encoders)
         self.width = next(iter(widths.values()))
-        self.encoders: Sequence[Any] = nn.ModuleList(encoders.values())  # type: ignore[arg-type]
+        self.encoders = nn.ModuleList(encoders.values())  # type: ignore[arg-type]
 
     @torch.no_grad()
     def forward(self, crops: UInt8[Tensor, "n r r 3"], grid: int) -> Float[Tensor, "n p tokens c"]:

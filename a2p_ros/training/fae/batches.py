@@ -34,8 +34,9 @@ class Batch:
 
     ``hand``: there is one. ``as_assumed``: the crop shows it as a right hand. ``learns``: both, so that labels hold.
     Labels are those of a right hand in crop view: ``keypoints`` [crop edges, 0 = centre], ``joints`` [m] and
-    ``rotations``; ``to_image`` takes keypoints to the pixels of the frame, whose camera has ``focal`` [px]. ``relative`` is left wrist minus right wrist [m]
-    in the view of the union box. ``parts`` and ``depth`` are maps (``maps``), empty where they were not asked for.
+    ``rotations``; ``to_image`` takes keypoints to the pixels of the frame, whose camera has ``focal`` [px].
+    ``relative`` is left wrist minus right wrist [m] in the view of the union box. ``parts`` and ``depth`` are maps
+    (``maps``), empty where they were not asked for.
     """
 
     pictures: UInt8[Tensor, "n r r 3"]
@@ -98,9 +99,9 @@ class Slots:
         return first, second
 
     def in_order(self) -> list[tuple[int, int]]:
-        """All hands once: the pairs, then the single hands by twos (the last one twice where they are odd)."""
+        """All crops once: the pairs, then the others by twos (the last one twice where they are odd)."""
         pairs = [(int(row), int(self._partner[row])) for row in self._left]
-        single = [int(row) for row in self._single]
+        single = [int(row) for row in (*self._single, *self._empty)]
         return pairs + list(itertools.zip_longest(single[::2], single[1::2], fillvalue=single[-1]))
 
     def _any(self, rng: np.random.Generator) -> int:

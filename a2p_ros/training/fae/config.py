@@ -23,13 +23,13 @@ class LossWeights(Checked):
 
     keypoints: float = setting(1.0, "2.5D joints: places in the crop.", low=0.0)
     depth: float = setting(1.0, "2.5D joints: depth.", low=0.0)
-    heat: float = setting(0.3, "Cross-entropy of the heat maps with Gaussians; ours.", low=0.0)
+    heat: float = setting(1.0, "Cross-entropy of the heat maps with Gaussians; ours.", low=0.0)
     joints: float = setting(10.0, "3D joints [m] of the regressed hand.", low=0.0)
     mesh: float = setting(10.0, "Vertices [m] of the regressed hand.", low=0.0)
     rotations: float = setting(1.0, "Rotation matrices.", low=0.0)
     betas: float = setting(0.1, "Shape; ours: at 1 it outweighs what a picture tells of it.", low=0.0)
     camera: float = setting(1.0, "Regressed joints projected by the weak camera [crop edges]; ours.", low=0.0)
-    relative: float = setting(10.0, "Relative translation [m]; ours, as for what else lies in metres.", low=0.0)
+    relative: float = setting(1.0, "Relative translation [m]; its network shares nothing with the rest.", low=0.0)
     confidence: float = setting(0.2, "Cross-entropy of the joints' confidence; ours.", low=0.0)
     presence: float = setting(0.2, "Cross-entropy of the hand's presence; ours.", low=0.0)
     side: float = setting(0.2, "Cross-entropy of the assumed side; ours.", low=0.0)
@@ -73,10 +73,9 @@ class StageConfig(Checked):
 
     def resolution_at(self, step: int) -> int:
         """Edge of a step's crops [px]."""
-        share = step / self.steps
-        if share < self.low_share:
+        if step < round(self.low_share * self.steps):
             return self.low
-        return self.middle if share < self.low_share + self.middle_share else self.resolution
+        return self.middle if step < round((self.low_share + self.middle_share) * self.steps) else self.resolution
 
 
 @dataclass(frozen=True)

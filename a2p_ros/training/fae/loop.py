@@ -49,7 +49,8 @@ class Stage:
         config: of this stage.
         identity: names the whole training; another one's checkpoint is refused.
         folder: where the checkpoint goes.
-        validate: the averaged objective -> figures, at each record; on the first process only.
+        validate: the averaged objective and the edge of the crops [px] that it learns from -> figures, at each record;
+            on the first process only.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Stage:
         identity: str,
         folder: Path,
         accelerator: Accelerator,
-        validate: Callable[[Any], dict[str, float]],
+        validate: Callable[[Any, int], dict[str, float]],
     ) -> None:
         self.config, self._accelerator, self._validate = config, accelerator, validate
         self.objective = objective.to(accelerator.device)
@@ -105,12 +106,13 @@ class Stage:
             if self.step % self.config.every == 0 or self.step == self.config.steps:
                 self.seconds = time.monotonic() - begin
                 record: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 1)}
-                record |= {"resolution": self.config.resolution_at(self.step - 1), "waited": clock.share()}
+                resolution = self.config.resolution_at(self.step - 1)
+                record |= {"resolution": resolution, "waited": clock.share()}
                 losses = {name: float(value) / count for name, value in sums.items()}
                 record |= {"loss": sum(losses.values())} | {f"loss_{name}": v for name, v in losses.items()}
                 sums, count = {}, 0
                 if self._accelerator.is_main_process:
-                    record |= self._validate(self.averaged)
+                    record |= self._validate(self.averaged, resolution)
                     self.history.append(record)
                     note = {"step": self.step, "seconds": self.seconds, "history": self.history}
                     self._checkpoint.save(self.objective, self.averaged, optimiser, note)

@@ -1,4 +1,4 @@
-"""The loss of the network (method: A2P section 3.2, after InterWild), each part weighted and averaged over its crops."""
+"""The loss of the network (A2P, section 3.2, after InterWild): parts, weighted, each a mean over its crops."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class NetworkObjective(nn.Module):
 def placed_together(
     outputs: HandOutputs, batch: Batch
 ) -> tuple[Float[Tensor, "slots 2 21 2"], Float[Tensor, "slots 2 21"], Float[Tensor, "slots"]]:
-    """Each slot's hands in the square box around both, as `geometry.union_view` places them: keypoints, depth, width."""
+    """Keypoints, depth and width of each slot's hands in the square around both, as `geometry.union_view` has it."""
     keypoints, depth = outputs.keypoints.detach().float(), outputs.depth.detach().float()
     pixels = torch.einsum("nij,nkj->nki", batch.to_image[..., :2], keypoints) + batch.to_image[:, None, :, 2]
     both = pixels.unflatten(0, (-1, 2))

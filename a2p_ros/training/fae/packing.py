@@ -75,7 +75,8 @@ class PackedCrops:
     """Crops of several shards. ``crops`` are records (``CROP_RECORD``); ``rows`` are those of them to use.
 
     ``partner`` is the row of the same frame's other hand, -1 where it is not there. Of the labels, ``joints`` [m] and
-    ``rotations`` are in the camera frame, ``focal`` [px] is the camera's, ``keypoints_px`` in the frame's pixels; ``rays`` are `views.ray_grid`.
+    ``rotations`` are in the camera frame, ``keypoints_px`` in the frame's pixels; ``focal`` [px] is the camera's, and
+    ``rays`` are `views.ray_grid`.
     """
 
     crops: np.ndarray

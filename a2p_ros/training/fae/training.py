@@ -34,6 +34,8 @@ from a2p_ros.training.fae.validation import Score, overlay
 
 #: Crops of one validation batch.
 _VALIDATION_BATCH = 32
+#: Errors as tracking makes them; some crops are mirrored wrongly, so that what tells it is measured.
+_VALIDATED = replace(AugmentConfig.tracked(), wrong_side=0.1)
 _TEACHER, _DISTILLATION, _LAST = "teacher_", "distillation", "end_to_end"
 
 
@@ -72,6 +74,7 @@ class FaeTraining:
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.seconds: dict[str, float] = {}
         self.teachers: dict[str, Teacher] = {}
+        self._made: dict[tuple[int, bool], list[Batch]] = {}
         self.averaged: A2PNetwork | None = None
         self._student: FusionAlignmentEncoder | None = None
 
@@ -81,7 +84,7 @@ class FaeTraining:
         return {stage.name: stage.steps for stage in self._plan()}
 
     def run_stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Train a stage of `steps`, whose earlier ones are done, from wherever its checkpoint stands; yields records."""
+        """Train a stage of `steps` after the earlier ones, from wherever its checkpoint stands; yields records."""
         stage = next(stage for stage in self._plan() if stage.name == name)
         if name.startswith(_TEACHER):
             yield from self._train_teacher(name.removeprefix(_TEACHER), stage)
@@ -101,9 +104,9 @@ class FaeTraining:
     def _train_teacher(self, name: str, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
         objective = TeacherObjective(Teacher(name, self.network_config))
-        batches = self._validation_batches(config.resolution, maps=True)
 
-        def validate(averaged: TeacherObjective) -> dict[str, float]:
+        def validate(averaged: TeacherObjective, resolution: int) -> dict[str, float]:
+            batches = self._validation_batches(resolution, maps=True)
             with torch.no_grad():
                 return {"validation": float(np.mean([float(_part(averaged, batch)) for batch in batches]))}
 
@@ -113,10 +116,9 @@ class FaeTraining:
     def _train_network(self, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
         objective = self._distilling() if config.name == _DISTILLATION else self._final()
-        batches = self._validation_batches(config.resolution, maps=False)
 
-        def validate(averaged: NetworkObjective) -> dict[str, float]:
-            score = Score()
+        def validate(averaged: NetworkObjective, resolution: int) -> dict[str, float]:
+            batches, score = self._validation_batches(resolution, maps=False), Score()
             for i, batch in enumerate(batches):
                 outputs, relative = averaged.predict(batch)
                 score.add(outputs, relative, batch, self._model)
@@ -172,14 +174,17 @@ class FaeTraining:
         return Priors(encoders).to(self.accelerator.device).eval()
 
     def _validation_batches(self, resolution: int, *, maps: bool) -> list[Batch]:
+        if (resolution, maps) in self._made:
+            return self._made[resolution, maps]
         slots = Slots(self._validation, 1.0, 0.0).in_order()
         slots = slots[:: max(len(slots) * 2 // self.config.validation, 1)][: self.config.validation // 2]
         out, size = [], _VALIDATION_BATCH // 2
         for i in range(0, len(slots), size):
             part = slots[i : i + size]
             rngs = [np.random.default_rng([i, j]) for j in range(len(part))]
-            batch = make_batch(self._validation, part, rngs, resolution, AugmentConfig.tracked(), maps=maps)
+            batch = make_batch(self._validation, part, rngs, resolution, _VALIDATED, maps=maps)
             out.append(batch.to(self.accelerator.device))
+        self._made[resolution, maps] = out
         return out
 
     def _picture(self, name: str, batch: Batch, outputs: Any) -> None:
