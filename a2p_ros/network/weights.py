@@ -170,13 +170,19 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
     (folder / CARD).write_text(json.dumps(text, indent=2) + "\n")
 
 
-def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes]) -> None:
-    """Write `HAND_GRAPH` and `RELATIVE_GRAPH` beside the tensors that they were made of, and into the card."""
+def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes], *, int8: Mapping[str, float] | None = None) -> None:
+    """Write `HAND_GRAPH` and `RELATIVE_GRAPH` beside the tensors that they were made of, and into the card.
+
+    ``int8`` is what a graph in 8 bit loses; None = the graphs are in 32 bit.
+    """
     digests = dict(files.card["sha256"])
     for name, content in graphs.items():
         (files.folder / name).write_bytes(content)
         digests[name] = hashlib.sha256(content).hexdigest()
-    (files.folder / CARD).write_text(json.dumps(files.card | {"sha256": digests}, indent=2) + "\n")
+    card = {name: value for name, value in files.card.items() if name != "int8"} | {"sha256": digests}
+    if int8 is not None:
+        card["int8"] = dict(int8)
+    (files.folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
