@@ -90,7 +90,7 @@ class _Bound:
                 )
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; on a processor they are valid until the next call."""
+        """Outputs by name."""
         n = len(next(iter(inputs.values())))
         try:
             if n not in self._bindings:
@@ -99,7 +99,8 @@ class _Bound:
             for name, value in inputs.items():
                 sources[name].update_inplace(np.ascontiguousarray(value))
             self._model.session.run_with_iobinding(binding)
-            return {name: answer.numpy() for name, answer in answers.items()}
+            # On a processor they are views of the buffers, which the next turn fills anew.
+            return {name: answer.numpy().copy() for name, answer in answers.items()}
         except Exception as error:  # onnxruntime's errors share no base below Exception
             raise DeviceError(
                 f"{self._model.path.name}: inference on {self.device} failed: {error}; device:=cpu needs no GPU"
