@@ -6,14 +6,17 @@ import dataclasses
 import json
 import logging
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from made_network import SMALL, random_network
+from scipy.spatial.transform import Rotation
 
 from a2p_ros import cli
+from a2p_ros.commands import export as export_command
 from a2p_ros.config import DeviceConfig, NetworkStageConfig
 from a2p_ros.errors import DeviceError, InputError, MissingDependencyError, WeightsError
 from a2p_ros.hand import load_hand_models
@@ -22,7 +25,9 @@ from a2p_ros.network.config import LITE
 from a2p_ros.network.engine import MAX_BATCH, OUTPUTS, Engine, hand_arrays, make_engine
 from a2p_ros.network.export import TOLERANCE, export
 from a2p_ros.network.model import A2PNetwork, normalised
+from a2p_ros.network.quantise import quantise
 from a2p_ros.network.torch_engine import TorchEngine
+from a2p_ros.types import Pair
 
 MODELS = load_hand_models()
 CPU = DeviceConfig(device="cpu", threads=1)
@@ -71,7 +76,7 @@ def test_engines_give_what_the_network_gives(folder, engine) -> None:
     network, engine = random_network(SMALL), opened(folder, engine)
     assert (engine.name, engine.device, engine.resolution, engine.config) == ("random", "cpu", 64, SMALL)
     # Twice the same size, so that buffers in use again are seen; more than go through at once; none.
-    for n, seed in ((1, 1), (2, 2), (1, 3), (MAX_BATCH + 2, 4), (0, 5)):
+    for n, seed in ((1, 1), (2, 2), (1, 3), (2 * MAX_BATCH + 1, 4), (0, 5)):
         crops = crops_of(n, seed=seed)
         found = engine(crops)
         assert len(found) == n
@@ -249,6 +254,53 @@ def test_export_writes_beside_the_weights(tmp_path, capsys) -> None:
     assert opened(tmp_path, "onnx").device == "cpu"
     assert cli.main(["export", str(tmp_path / "none")]) == 2
     assert "no card of a network" in capsys.readouterr().err
+
+
+def test_a_graph_in_8_bit_is_near_and_says_how_near(tmp_path, capsys, monkeypatch) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    write(tmp_path, random_network(SMALL), graphs=False)
+    monkeypatch.setattr(export_command, "typical_crops", lambda frames, resolution: crops_of(32, resolution))
+    plain = write(tmp_path / "plain", random_network(SMALL))
+    assert cli.main(["export", str(tmp_path), "--int8", "frames", "--json"]) == 0
+    lost = json.loads(capsys.readouterr().out.splitlines()[-1])["int8"]
+    assert lost == weights.load(tmp_path, MODELS.right.name).card["int8"]
+    assert (tmp_path / weights.HAND_GRAPH).stat().st_size < 0.7 * (plain / weights.HAND_GRAPH).stat().st_size
+    # The other half of the crops calibrated it.
+    a, b = (opened(folder, "onnx")(crops_of(32)[1::2]) for folder in (plain, tmp_path))
+    moved = np.linalg.norm(a.keypoints - b.keypoints, axis=-1).mean()
+    assert 0 < moved < 0.02
+    assert lost["keypoints_edges"] == pytest.approx(moved, rel=0.05)
+    assert lost["depth_mm"] == pytest.approx(1e3 * np.abs(a.depth - b.depth).mean(), rel=0.05)
+    turns = Rotation.from_matrix(a.rotations.reshape(-1, 3, 3)).inv() * Rotation.from_matrix(
+        b.rotations.reshape(-1, 3, 3)
+    )
+    assert lost["rotation_deg"] == pytest.approx(np.degrees(turns.magnitude()).mean(), rel=0.05)
+    # Exported again without, it is as it was.
+    assert cli.main(["export", str(tmp_path)]) == 0
+    assert "int8" not in weights.load(tmp_path, MODELS.right.name).card
+
+
+def test_few_crops_calibrate_nothing(folder) -> None:
+    with pytest.raises(InputError, match="expected at least 16 crops of hands, got 3"):
+        quantise(folder / weights.HAND_GRAPH, crops_of(3))
+
+
+def test_crops_for_the_calibration_are_upright_right_hands(tmp_path) -> None:
+    """A dot at a fingertip of a drawn frame lies where that of an upright right hand does."""
+    hand = np.zeros((21, 2))
+    hand[[0, 5, 9, 13, 17]] = [[0, 0], [30, -80], [0, -90], [-20, -85], [-40, -75]]
+    hand[4] = [80, -60]  # the thumb, right of a right hand whose palm is seen
+    left = np.array([400.0, 300.0]) + hand[:, ::-1]  # mirrored and turned by a quarter
+    image = np.zeros((480, 640, 3), np.uint8)
+    cv2.circle(image, tuple(int(v) for v in left[4]), 5, (255, 255, 255), -1)
+    label = SimpleNamespace(keypoints_px=left)
+    frame = SimpleNamespace(image=image, hands=Pair(label, None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("a2p_ros.training.synthetic.samples.read_frames", lambda source: [frame])
+        (crop,) = export_command.typical_crops(tmp_path, 128)
+    rows, columns = np.nonzero(crop[..., 0] > 100)
+    assert columns.mean() > 80 and 20 < rows.mean() < 100
 
 
 def test_bench_of_the_network(folder, capsys) -> None:

@@ -6,7 +6,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +128,8 @@ def _timed(
     total = args.warm_up + args.repeats
     for _ in common.progress(range(total), total=total, unit="run"):
         for name, engine in engines.items():
-            hands[name].append(_seconds(partial(engine, crops)))
-            relative[name].append(_seconds(partial(engine.relative, *pair, 0.4)))
+            hands[name].append(_seconds(engine, crops))
+            relative[name].append(_seconds(engine.relative, *pair, 0.4))
     apart = None
     if len(engines) == 2:
         a, b = (vars(engine(crops)) for engine in engines.values())
@@ -142,9 +141,9 @@ def _timed(
     return {name: (both[0], both[1]) for name, both in times.items()}, apart
 
 
-def _seconds(what: Callable[[], object]) -> float:
+def _seconds(what: Callable[..., object], *arguments: object) -> float:
     begin = time.perf_counter()
-    what()
+    what(*arguments)
     return time.perf_counter() - begin
 
 

@@ -19,14 +19,14 @@ from a2p_ros.network.engine import (
     checked_relative,
     run_in_turns,
 )
-from a2p_ros.network.weights import HAND_GRAPH, INT8_GRAPH, RELATIVE_GRAPH, NetworkFiles
+from a2p_ros.network.weights import HAND_GRAPH, RELATIVE_GRAPH, NetworkFiles
 
 #: Inputs of both graphs; outputs are those of `engine.OUTPUTS`, and one.
 HAND_INPUTS, RELATIVE_INPUTS, RELATIVE_OUTPUT = ("crops",), ("keypoints", "depth", "width"), "relative"
 
 
 class OnnxEngine:
-    """See `engine.Engine`. On a processor it runs the graph in 8 bit where that was exported.
+    """See `engine.Engine`.
 
     Raises:
         WeightsError: graphs are missing, tampered with, or not this network's.
@@ -37,8 +37,6 @@ class OnnxEngine:
     def __init__(self, files: NetworkFiles, device: DeviceConfig) -> None:
         self.name, self.config = files.name, files.config
         self._hand = _Bound(files.graph(HAND_GRAPH), device, HAND_INPUTS, OUTPUTS)
-        if files.in_8_bit and self._hand.device == "cpu":
-            self._hand = _Bound(files.graph(INT8_GRAPH), device, HAND_INPUTS, OUTPUTS)
         # Too small for a graph of TensorRT's own, which would take a minute to make.
         small = DeviceConfig(device="cpu" if self._hand.device == "tensorrt" else device.device, threads=1)
         self._pair = _Bound(files.graph(RELATIVE_GRAPH), small, RELATIVE_INPUTS, {RELATIVE_OUTPUT: (3,)})
@@ -92,7 +90,7 @@ class _Bound:
                 )
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; on a processor they are valid until the next call."""
+        """Outputs by name."""
         n = len(next(iter(inputs.values())))
         try:
             if n not in self._bindings:
@@ -101,7 +99,8 @@ class _Bound:
             for name, value in inputs.items():
                 sources[name].update_inplace(np.ascontiguousarray(value))
             self._model.session.run_with_iobinding(binding)
-            return {name: answer.numpy() for name, answer in answers.items()}
+            # On a processor they are views of the buffers, which the next turn fills anew.
+            return {name: answer.numpy().copy() for name, answer in answers.items()}
         except Exception as error:  # onnxruntime's errors share no base below Exception
             raise DeviceError(
                 f"{self._model.path.name}: inference on {self.device} failed: {error}; device:=cpu needs no GPU"

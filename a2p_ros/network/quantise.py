@@ -1,136 +1,99 @@
-"""The exported hand network with its ResNets in 8 bit, for processors (onnxruntime, static quantisation)."""
+"""The exported hand network with convolutions in 8 bit, for processors.
+
+With products, sums and activations in 8 bit too it was no faster, and lost more (``docs/network.md``).
+"""
 
 from __future__ import annotations
 
-import logging
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from a2p_ros.errors import InputError, MissingDependencyError, WeightsError
-from a2p_ros.network.engine import OUTPUTS
+from a2p_ros.errors import InputError, MissingDependencyError
+from a2p_ros.network.engine import OUTPUTS, run_in_turns
+from a2p_ros.network.onnx_engine import HAND_INPUTS
 
-#: Crops at a time, and the fewest that ranges and losses are measured on, half of them each.
-_BATCH, FEWEST = 4, 32
+#: Fewest crops: half of them say what ranges numbers have, the others what is lost.
+LEAST_CROPS = 16
+#: The heads stay as they are: small, and what they say is the answer.
+_HEADS = ("/hand/joints/", "/hand/parameters_head/")
 
 
 @dataclass(frozen=True)
-class Loss:
-    """How far answers in 8 bit are from the others, on crops that set no range: means, and the worst of each crop's.
+class Quantised:
+    """A graph in 8 bit, and how far its answers are from the one it was made of, in the mean over crops and joints."""
 
-    ``keypoints`` are in crop edges, ``depth`` in metres, ``rotations`` in degrees.
-    """
-
-    keypoints: float
-    keypoints_worst: float
-    depth: float
-    rotations: float
-    rotations_worst: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For the card."""
-        return asdict(self)
+    content: bytes
+    keypoints_edges: float
+    depth_mm: float
+    rotation_deg: float
 
 
-def quantised(graph: bytes, crops: UInt8[np.ndarray, "n r r 3"]) -> tuple[bytes, Loss]:
-    """The graph of `export.export` with the convolutions of its ResNets in 8 bit, and what that costs.
-
-    They are nine tenths of the work. Fusion and heads stay as they are, where 8 bit gain little and cost most: their
-    answers are millimetres. Weights have a scale for each channel, activations the range they have on the even crops;
-    the loss is that on the odd ones.
+def quantise(graph: Path, crops: UInt8[np.ndarray, "n r r 3"]) -> Quantised:
+    """`weights.HAND_GRAPH` with convolutions in 8 bit (QDQ), calibrated with half of some typical crops.
 
     Raises:
-        InputError: fewer than `FEWEST` crops, or not of 8 bit.
-        MissingDependencyError: onnx, which onnxruntime's quantiser needs, is not installed.
-        WeightsError: a graph without such convolutions, or an answer in 8 bit that is not finite.
+        InputError: fewer than `LEAST_CROPS` crops.
+        MissingDependencyError: onnx or onnxruntime, which do this, are not installed.
     """
-    if crops.ndim != 4 or crops.dtype != np.uint8 or len(crops) < FEWEST:
-        raise InputError(f"8 bit: expected {FEWEST} crops or more, uint8 (n, r, r, 3), got {crops.dtype} {crops.shape}")
+    if len(crops) < LEAST_CROPS:
+        raise InputError(f"quantise: expected at least {LEAST_CROPS} crops of hands, got {len(crops)}")
     try:
         import onnx
+        import onnxruntime
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
-        raise MissingDependencyError("8 bit needs onnx and onnxruntime: pip install onnx onnxruntime") from error
+        raise MissingDependencyError(f"8-bit graphs need onnx and onnxruntime: pip install onnx ({error})") from error
+    with tempfile.TemporaryDirectory(prefix="a2p_export_") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of onnxruntime, about itself
+        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+        heads = [node.name for node in onnx.load(prepared).graph.node if node.name.startswith(_HEADS)]
+        quantization.quantize_static(
+            str(prepared),
+            str(made),
+            _Batches(crops[::2]),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=heads,
+        )
+        content = made.read_bytes()
 
-    class Ranges(quantization.CalibrationDataReader):
-        """The even crops."""
+    def answers(model: bytes) -> dict[str, np.ndarray]:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
-        def __init__(self) -> None:
-            self._batches = _batches(crops[::2])
+        def run(some: np.ndarray) -> dict[str, np.ndarray]:
+            return dict(zip(OUTPUTS, session.run(list(OUTPUTS), {HAND_INPUTS[0]: some}), strict=True))
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            """The next inputs of the graph."""
-            return next(self._batches, None)
+        return vars(run_in_turns(run, crops[1::2], crops.shape[1]))
 
-    with tempfile.TemporaryDirectory(prefix="a2p_int8_") as made:
-        folder = Path(made)
-        (folder / "graph.onnx").write_bytes(graph)
-        with _quietly():
-            quant_pre_process(folder / "graph.onnx", folder / "plain.onnx", skip_symbolic_shape=True)
-            nodes = onnx.load(folder / "plain.onnx").graph.node
-            convolutions = [node.name for node in nodes if node.op_type == "Conv" and "/backbone/" in node.name]
-            if not convolutions:
-                raise WeightsError("8 bit: the graph has no convolutions of a backbone; export it anew")
-            quantization.quantize_static(
-                folder / "plain.onnx",
-                folder / "int8.onnx",
-                Ranges(),
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                nodes_to_quantize=convolutions,
-            )
-        content = (folder / "int8.onnx").read_bytes()
-    return content, _loss(_answers(graph, crops[1::2]), _answers(content, crops[1::2]))
-
-
-def _batches(crops: UInt8[np.ndarray, "n r r 3"]) -> Iterator[dict[str, np.ndarray]]:
-    return ({"crops": crops[i : i + _BATCH]} for i in range(0, len(crops), _BATCH))
-
-
-def _answers(graph: bytes, crops: UInt8[np.ndarray, "n r r 3"]) -> dict[str, np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    runs = [session.run(list(OUTPUTS), inputs) for inputs in _batches(crops)]
-    return {name: np.concatenate(parts) for name, parts in zip(OUTPUTS, zip(*runs, strict=True), strict=True)}
-
-
-def _loss(plain: dict[str, np.ndarray], coarse: dict[str, np.ndarray]) -> Loss:
-    keypoints = np.linalg.norm(coarse["keypoints"] - plain["keypoints"], axis=-1)
-    degrees = _degrees_between(plain["rotations"], coarse["rotations"])
-    loss = Loss(
-        keypoints=float(keypoints.mean()),
-        keypoints_worst=float(keypoints.mean(1).max()),
-        depth=float(np.abs(coarse["depth"] - plain["depth"]).mean()),
-        rotations=float(degrees.mean()),
-        rotations_worst=float(degrees.mean(1).max()),
+    a, b = answers(graph.read_bytes()), answers(content)
+    turned = np.einsum("nrij,nrij->nr", a["rotations"], b["rotations"])  # trace of one's inverse times the other
+    return Quantised(
+        content,
+        keypoints_edges=float(np.linalg.norm(a["keypoints"] - b["keypoints"], axis=-1).mean()),
+        depth_mm=float(np.abs(a["depth"] - b["depth"]).mean() * 1e3),
+        rotation_deg=float(np.degrees(np.arccos(np.clip((turned - 1) / 2, -1, 1))).mean()),
     )
-    if not all(np.isfinite(coarse[name]).all() for name in OUTPUTS):
-        raise WeightsError(f"8 bit: an answer is not finite: {loss}; use the graph without")
-    return loss
 
 
-def _degrees_between(a: Float[np.ndarray, "n 16 3 3"], b: Float[np.ndarray, "n 16 3 3"]) -> Float[np.ndarray, "n 16"]:
-    """From the chord, which is exact for small angles where the trace is not."""
-    chord = np.linalg.norm((a - b).astype(np.float64), axis=(-2, -1))
-    return np.degrees(2 * np.arcsin(np.clip(chord / np.sqrt(8), 0, 1)))
+class _Batches:
+    """Crops one by one, as onnxruntime's calibration asks for them."""
 
+    def __init__(self, crops: UInt8[np.ndarray, "n r r 3"]) -> None:
+        self._crops: Iterator[np.ndarray] = iter(crops)
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """The quantiser warns the root logger of what is done here on purpose."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch, None after the last."""
+        crop = next(self._crops, None)
+        return None if crop is None else {HAND_INPUTS[0]: crop[None]}

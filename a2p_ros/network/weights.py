@@ -24,9 +24,6 @@ SHIPPED = Path(__file__).parent / "weights"
 CARD, TENSORS = "card.json", "network.safetensors"
 #: `HandNetwork` and `RelativeNetwork` for onnxruntime.
 HAND_GRAPH, RELATIVE_GRAPH = "network.onnx", "relative.onnx"
-#: `HAND_GRAPH` in 8 bit (`quantise`), which onnxruntime runs instead on a processor.
-INT8_GRAPH = "network_int8.onnx"
-GRAPHS = (HAND_GRAPH, RELATIVE_GRAPH, INT8_GRAPH)
 #: Tensors beyond this size are spread over several files [bytes].
 SHARD = 60 * 2**20
 _FORMAT = "a2p_ros network 1"
@@ -47,13 +44,8 @@ class NetworkFiles:
         """Whether there are graphs for onnxruntime."""
         return {HAND_GRAPH, RELATIVE_GRAPH} <= set(self.card["sha256"])
 
-    @property
-    def in_8_bit(self) -> bool:
-        """Whether there is an `INT8_GRAPH` too."""
-        return INT8_GRAPH in self.card["sha256"]
-
     def graph(self, name: str) -> Path:
-        """The path of one of `GRAPHS`; raises WeightsError unless it is the one described."""
+        """The path of `HAND_GRAPH` or `RELATIVE_GRAPH`; raises WeightsError unless it is the one described."""
         if name not in self.card["sha256"]:
             raise WeightsError(
                 f"{self.folder}: no {name} is described by {CARD}; make it with `a2p export`, or set network.engine "
@@ -160,7 +152,7 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
     ``card`` is what is to be known of the training, with a name; ``shard`` is the largest file [bytes].
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("network*.safetensors"), *(folder / name for name in GRAPHS)]:
+    for stale in [*folder.glob("network*.safetensors"), folder / HAND_GRAPH, folder / RELATIVE_GRAPH]:
         stale.unlink(missing_ok=True)
     shards = _shards({name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}, shard)
     digests = {}
@@ -178,21 +170,18 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
     (folder / CARD).write_text(json.dumps(text, indent=2) + "\n")
 
 
-def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes], int8_loss: Mapping[str, float] | None = None) -> None:
-    """Write `GRAPHS` beside the tensors that they were made of, and into the card, in the place of all earlier ones.
+def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes], *, int8: Mapping[str, float] | None = None) -> None:
+    """Write `HAND_GRAPH` and `RELATIVE_GRAPH` beside the tensors that they were made of, and into the card.
 
-    ``int8_loss`` is what 8 bit cost (`quantise.Loss`).
+    ``int8`` is what a graph in 8 bit loses; None = the graphs are in 32 bit.
     """
-    digests = {name: digest for name, digest in files.card["sha256"].items() if name not in GRAPHS}
-    for name in GRAPHS:
-        if name not in graphs:
-            (files.folder / name).unlink(missing_ok=True)
+    digests = dict(files.card["sha256"])
     for name, content in graphs.items():
         (files.folder / name).write_bytes(content)
         digests[name] = hashlib.sha256(content).hexdigest()
-    card = {name: value for name, value in files.card.items() if name != "int8_loss"} | {"sha256": digests}
-    if int8_loss is not None:
-        card["int8_loss"] = dict(int8_loss)
+    card = {name: value for name, value in files.card.items() if name != "int8"} | {"sha256": digests}
+    if int8 is not None:
+        card["int8"] = dict(int8)
     (files.folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 

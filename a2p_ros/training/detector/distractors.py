@@ -107,17 +107,17 @@ def _outline(edge: int, rng: np.random.Generator) -> Float32[np.ndarray, "edge e
     middle, kind = (edge // 2, edge // 2), rng.integers(3)
     if kind == 0:
         axes = (max(int(edge * rng.uniform(0.25, 0.5)), 1), max(int(edge * rng.uniform(0.25, 0.5)), 1))
-        cv2.ellipse(mask, middle, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1, cv2.LINE_AA)
+        cv2.ellipse(mask, middle, axes, float(rng.uniform(0, 180)), 0, 360, (1.0,), -1, cv2.LINE_AA)
     elif kind == 1:
         count = int(rng.integers(3, 9))
         angles = np.sort(rng.uniform(0, 2 * math.pi, count))
         reach = edge * rng.uniform(0.2, 0.5, count)
         corners = np.stack([np.cos(angles) * reach, np.sin(angles) * reach], 1) + edge / 2
-        cv2.fillPoly(mask, [corners.astype(np.int32)], 1.0, cv2.LINE_AA)
+        cv2.fillPoly(mask, [corners.astype(np.int32)], (1.0,), cv2.LINE_AA)
     else:
         half = edge * rng.uniform(0.2, 0.5, 2)
         corners = cv2.boxPoints((middle, (float(2 * half[0]), float(2 * half[1])), float(rng.uniform(0, 90))))
-        cv2.fillPoly(mask, [corners.astype(np.int32)], 1.0, cv2.LINE_AA)
+        cv2.fillPoly(mask, [corners.astype(np.int32)], (1.0,), cv2.LINE_AA)
     return cv2.GaussianBlur(mask, (0, 0), 0.6)
 
 
