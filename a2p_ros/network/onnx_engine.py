@@ -90,7 +90,7 @@ class _Bound:
                 )
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; on a processor they are valid until the next call."""
+        """Outputs by name."""
         n = len(next(iter(inputs.values())))
         try:
             if n not in self._bindings:
@@ -99,7 +99,8 @@ class _Bound:
             for name, value in inputs.items():
                 sources[name].update_inplace(np.ascontiguousarray(value))
             self._model.session.run_with_iobinding(binding)
-            return {name: answer.numpy() for name, answer in answers.items()}
+            # On a processor they are views of the buffers, which the next turn fills anew.
+            return {name: answer.numpy().copy() for name, answer in answers.items()}
         except Exception as error:  # onnxruntime's errors share no base below Exception
             raise DeviceError(
                 f"{self._model.path.name}: inference on {self.device} failed: {error}; device:=cpu needs no GPU"
@@ -112,7 +113,8 @@ class _Bound:
         binding = self._model.session.io_binding()
         sources, answers = {}, {}
         for name, value in inputs.items():
-            sources[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), where, 0)
+            # A copy: on a processor the buffer is this array itself, which the next call writes into.
+            sources[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(value, order="C"), where, 0)
             binding.bind_ortvalue_input(name, sources[name])
         for name, shape in self._outputs.items():
             answers[name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type((n, *shape), np.float32, where, 0)
