@@ -17,6 +17,7 @@ def matrix_from_6d(sixd: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3
     a, b = sixd[..., :3], sixd[..., 3:]
     x = torch.nn.functional.normalize(a, dim=-1)
     y = torch.nn.functional.normalize(b - (x * b).sum(-1, keepdim=True) * x, dim=-1)
-    # Written out, since torch.linalg.cross has no form in ONNX.
-    z = x[..., [1, 2, 0]] * y[..., [2, 0, 1]] - x[..., [2, 0, 1]] * y[..., [1, 2, 0]]
+    # Written out, since torch.linalg.cross has no form in ONNX; rolled, since a captured CUDA graph cannot bring an
+    # index that is made of a list to the device.
+    z = x.roll(-1, -1) * y.roll(1, -1) - x.roll(1, -1) * y.roll(-1, -1)
     return torch.stack([x, y, z], -1)

@@ -10,6 +10,7 @@ import torch
 from made_network import SMALL, random_network
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from a2p_ros.errors import ConfigError, InputError, WeightsError
 from a2p_ros.network.backbone import ResNet, fold_norms, make_backbone, read_imagenet
@@ -262,6 +263,31 @@ def test_six_numbers_are_a_rotation() -> None:
     torch.testing.assert_close(torch.linalg.det(matrices), torch.ones(50))
     torch.testing.assert_close(matrix_from_6d(sixd_from_matrix(matrices)), matrices)
     torch.testing.assert_close(matrices[:, :, 0], sixd[:, :3] / sixd[:, :3].norm(dim=1, keepdim=True))
+
+
+class Recorded(TorchDispatchMode):
+    """Names of the operations that were run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_brought_from_the_host_in_the_middle() -> None:
+    """What a CUDA graph cannot capture: tensors made of Python's numbers, indices made of lists, numbers read back."""
+    net = random_network(LITE)
+    with Recorded() as seen:
+        net.hand(normalised(torch.zeros(1, 128, 128, 3, dtype=torch.uint8)))
+        net.relative(torch.zeros(1, 2, 21, 2), torch.zeros(1, 2, 21), torch.zeros(1))
+    assert "aten.convolution" in seen.names
+    assert not seen.names & {"aten.lift_fresh", "aten.index", "aten._local_scalar_dense", "aten.nonzero"}
+    with Recorded() as seen:
+        torch.zeros(3)[[1, 2, 0]] + torch.tensor(0.5)
+    assert {"aten.lift_fresh", "aten.index"} <= seen.names
 
 
 def test_crops_are_normalised_as_on_imagenet() -> None:

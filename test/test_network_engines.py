@@ -78,8 +78,10 @@ def test_engines_give_what_the_network_gives(folder, engine) -> None:
     # Twice the same size, so that buffers in use again are seen; more than go through at once; none.
     for n, seed in ((1, 1), (2, 2), (1, 3), (2 * MAX_BATCH + 1, 4), (0, 5)):
         crops = crops_of(n, seed=seed)
+        given = crops.copy()
         found = engine(crops)
         assert len(found) == n
+        np.testing.assert_array_equal(crops, given)
         if n:
             for name, wanted in plainly(network, crops).items():
                 np.testing.assert_allclose(getattr(found, name), wanted, atol=TOLERANCE, err_msg=name)

@@ -99,7 +99,11 @@ class A2PNetwork(nn.Module):
 
 def normalised(crops: UInt8[Tensor, "n r r 3"]) -> Float[Tensor, "n 3 r r"]:
     """RGB of 8 bit as the network takes it: ImageNet's mean and spread, for the sake of weights trained there."""
-    mean, spread = (torch.tensor(v, device=crops.device) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    # Filled on the device: a captured graph cannot bring numbers to it.
+    mean, spread = (
+        torch.stack([torch.full((), value, device=crops.device) for value in values])
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     return ((crops.float() / 255 - mean) / spread).permute(0, 3, 1, 2)
 
 

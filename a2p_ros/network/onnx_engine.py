@@ -113,7 +113,8 @@ class _Bound:
         binding = self._model.session.io_binding()
         sources, answers = {}, {}
         for name, value in inputs.items():
-            sources[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), where, 0)
+            # A copy: on a processor the buffer is this array itself, which the next call writes into.
+            sources[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(value, order="C"), where, 0)
             binding.bind_ortvalue_input(name, sources[name])
         for name, shape in self._outputs.items():
             answers[name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type((n, *shape), np.float32, where, 0)
