@@ -126,7 +126,7 @@ def test_a_clip_without_hands() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n", "0"], "expected 1 or more, got 0"),
+        (["--n", "0"], "expected 1 or more and 0 or more, got 0 and 0"),
         (["--seed", "1000"], "expected 0 to 999, which training never draws, got 1000"),
         (["--weights", "nowhere"], "no card of a hand detector"),
     ],

@@ -15,16 +15,16 @@ from made_hands import MODELS
 
 from a2p_ros.cli import main
 from a2p_ros.errors import ConfigError, WeightsError
+from a2p_ros.network.backbone import make_backbone
 from a2p_ros.network.config import LITE, NetworkConfig
 from a2p_ros.network.fusion import FusionAlignmentEncoder, Projection
 from a2p_ros.network.geometry import union_view
-from a2p_ros.network.heads import CONFIDENT
 from a2p_ros.network.model import A2PNetwork, HandOutputs
 from a2p_ros.network.teachers import Priors, Teacher, load_teachers, save_teachers
 from a2p_ros.training.fae.augment import AugmentConfig
 from a2p_ros.training.fae.batches import Batch, Slots, make_batch
 from a2p_ros.training.fae.config import LossWeights, StageConfig, TrainConfig
-from a2p_ros.training.fae.losses import TRUSTED, distillation_loss, hand_losses, heat_loss
+from a2p_ros.training.fae.losses import distillation_loss, hand_losses, heat_loss
 from a2p_ros.training.fae.objectives import NetworkObjective, TeacherObjective, placed_together, variance
 from a2p_ros.training.fae.packing import PackConfig, PackedCrops, pack, read_packed
 from a2p_ros.training.fae.training import FaeTraining
@@ -123,7 +123,6 @@ def test_the_truth_has_no_loss(batch: Batch) -> None:
     # The weak camera cannot be exact, and heat maps are asked for Gaussians, not for one cell.
     for name in set(parts) - {"camera", "heat"}:
         assert float(parts[name]) < 2e-3, name
-    assert TRUSTED == CONFIDENT
 
 
 def test_each_part_answers_for_its_own(batch: Batch) -> None:
@@ -322,6 +321,31 @@ def test_resolutions_are_those_of_the_whole(tmp_path: Path) -> None:
     first, last = config.stage("distillation", 0.0, 0.2), config.stage("end_to_end", 0.2, 1.0)
     edges = [first.resolution_at(s) for s in range(first.steps)] + [last.resolution_at(s) for s in range(last.steps)]
     assert edges == [32] * 50 + [48] * 30 + [64] * 20
+
+
+def test_both_resnets_begin_with_imagenet(packed: PackedCrops, tmp_path: Path) -> None:
+    """One step at no rate leaves the first weights, and another file is another training."""
+    torch.manual_seed(11)
+    given = make_backbone(SMALL).state_dict() | {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
+    config = replace(TRAIN, steps=1, teacher_steps=1, every=1, distillation=0.0, rate=0.0, decay=0.0)
+    network = replace(SMALL, keypoints=False, segmentation=False)
+    parts = (
+        *packed.split(),
+        network,
+        replace(config, teacher_steps=1),
+        LossWeights(),
+        AugmentConfig(),
+        RIGHT,
+        tmp_path,
+    )
+    made = FaeTraining(*parts, imagenet=given)
+    run_all(made)
+    assert made.averaged is not None and made.averaged.hand.fae is not None
+    for backbone in (made.averaged.hand.backbone, made.averaged.hand.fae.backbone):
+        for name, value in backbone.named_parameters():
+            assert torch.equal(value, given[name]), name
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        run_all(FaeTraining(*parts))
 
 
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(packed: PackedCrops, tmp_path: Path) -> None:

@@ -21,11 +21,13 @@ from a2p_ros.config import DeviceConfig, NetworkStageConfig
 from a2p_ros.errors import DeviceError, InputError, MissingDependencyError, WeightsError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.network import weights
+from a2p_ros.network.backbone import make_backbone
 from a2p_ros.network.config import LITE
 from a2p_ros.network.engine import MAX_BATCH, OUTPUTS, Engine, hand_arrays, make_engine
 from a2p_ros.network.export import TOLERANCE, export
 from a2p_ros.network.model import A2PNetwork, normalised
 from a2p_ros.network.quantise import quantise
+from a2p_ros.network.teachers import Teacher, save_teachers
 from a2p_ros.network.torch_engine import TorchEngine
 from a2p_ros.types import Pair
 
@@ -198,6 +200,24 @@ def test_priors_of_the_foundation_mode_come_from_outside(tmp_path) -> None:
         TorchEngine(loaded, CPU)
     with pytest.raises(WeightsError, match="mode foundation runs in torch"):
         export(network)
+
+
+def test_the_foundation_mode_finds_its_teachers_beside_the_weights(tmp_path) -> None:
+    backbone = make_backbone(SMALL)
+    config = dataclasses.replace(SMALL, mode="foundation", prior_channels=backbone.out_channels)
+    network = random_network(config)
+    write(tmp_path, network, graphs=False)
+    with pytest.raises(WeightsError, match="mode foundation needs them"):
+        opened(tmp_path, "auto")
+    torch.manual_seed(3)
+    teachers = {name: Teacher(name, config).eval() for name in config.priors}
+    save_teachers(tmp_path, teachers, {})
+    crops = torch.from_numpy(crops_of(2))
+    grid = config.resolution // config.stride
+    features = torch.stack([teacher(crops, grid) for teacher in teachers.values()], 1)
+    wanted = network.hand(normalised(crops), features)
+    found = opened(tmp_path, "auto")(crops.numpy())
+    np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=TOLERANCE)
 
 
 def test_auto_takes_onnx_where_it_can(folder, tmp_path, monkeypatch) -> None:

@@ -1,16 +1,24 @@
-"""Frames of the engine to measure on: drawn from a seed that training never draws, in a folder that may be kept."""
+"""Frames of the engine, drawn by a command; those to measure on are of seeds that training never draws."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from a2p_ros.commands import common
-from a2p_ros.commands.train_detector import FIRST_SEED
 from a2p_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from a2p_ros.training.synthetic.config import SynthConfig
+
+#: Frames that training draws come of this seed and higher ones; measurement takes lower ones.
+FIRST_SEED = 1000
 
 #: Few looks a shard and few pairs a pool would make the frames too alike.
 _SHARD, _FRAMES_A_PAIR = 50, 5
@@ -42,21 +50,33 @@ def drawn(args: argparse.Namespace) -> Iterator[list[Path]]:
         yield _draw(args, Path(folder))
 
 
-def _draw(args: argparse.Namespace, folder: Path) -> list[Path]:
-    import os
+def draw_shards(config: SynthConfig, folder: Path, frames: int, workers: int) -> tuple[int, float]:
+    """Draw what is lacking of the first frames of a configuration; how many were made, and in how long [s].
 
-    from a2p_ros.training.synthetic.config import SynthConfig
+    ``workers`` processes draw, 0: one for each core. The time is without the pool of pairs, which comes first.
+    """
     from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards, tasks_of
+
+    workers = workers or len(os.sched_getaffinity(0))
+    claim_folder(config, folder)
+    if not (folder / PAIRS).exists():
+        with common.bar(total=config.pairs, unit="pair", what="interacting pairs") as bar:
+            for count in make_pairs(config, folder, workers):
+                bar.update(count - bar.n)
+    there = {task.path for task in tasks_of(config, folder, frames) if task.finished()}
+    made, started = 0, time.perf_counter()
+    with common.bar(total=frames, unit="frame", what="frames") as bar:
+        for task in make_shards(config, folder, frames, workers):
+            bar.update(task.count)
+            made += 0 if task.path in there else task.count
+    return made, time.perf_counter() - started
+
+
+def _draw(args: argparse.Namespace, folder: Path) -> list[Path]:
+    from a2p_ros.training.synthetic.config import SynthConfig
+    from a2p_ros.training.synthetic.shards import tasks_of
 
     pairs = max(args.n // _FRAMES_A_PAIR, 1)
     config = SynthConfig(seed=args.seed, width=640, height=480, crop=0, maps=False, shard=_SHARD, pairs=pairs)
-    workers = args.workers or len(os.sched_getaffinity(0))
-    claim_folder(config, folder)
-    if not (folder / PAIRS).exists():
-        with common.bar(total=pairs, unit="pair", what="interacting pairs") as bar:
-            for count in make_pairs(config, folder, workers):
-                bar.update(count - bar.n)
-    with common.bar(total=args.n, unit="frame", what="frames") as bar:
-        for task in make_shards(config, folder, args.n, workers):
-            bar.update(task.count)
+    draw_shards(config, folder, args.n, args.workers)
     return [task.path for task in tasks_of(config, folder, args.n)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from a2p_ros.commands import common, drawn_frames
-from a2p_ros.commands.train_detector import FIRST_SEED
+from a2p_ros.commands.drawn_frames import FIRST_SEED
 from a2p_ros.config import DetectionConfig, DeviceConfig, LandmarkConfig
 from a2p_ros.errors import InputError
 

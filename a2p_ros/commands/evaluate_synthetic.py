@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from a2p_ros.commands import common, drawn_frames
-from a2p_ros.commands.train_detector import FIRST_SEED
+from a2p_ros.commands.drawn_frames import FIRST_SEED
 from a2p_ros.errors import InputError, WeightsError
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fcntl
+import os
+import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,11 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def provenance(device: str) -> dict[str, str]:
+    """Where weights come from: the source's commit and the machine, for their card."""
+    return {"commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device}"}
 
 
 @contextmanager

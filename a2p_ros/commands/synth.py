@@ -6,11 +6,11 @@ import argparse
 import itertools
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 from a2p_ros.commands import common
+from a2p_ros.commands.drawn_frames import draw_shards
 from a2p_ros.errors import ConfigError
 
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.training.synthetic import sheets
     from a2p_ros.training.synthetic.config import SynthConfig
     from a2p_ros.training.synthetic.samples import read_frames
-    from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards, tasks_of
+    from a2p_ros.training.synthetic.shards import tasks_of
     from a2p_ros.training.synthetic.statistics import Statistics, as_text
 
     if args.options:
@@ -60,20 +60,7 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     with Renderer(16, 16, samples=0) as renderer:  # minutes of other work come before the first frame
         device = renderer.device
-    claim_folder(config, out)
-    if not (out / PAIRS).exists():
-        with common.bar(total=config.pairs, unit="pair", what="interacting pairs") as bar:
-            for count in make_pairs(config, out, workers):
-                bar.update(count - bar.n)
-
-    there = {task.path for task in tasks_of(config, out, args.frames) if task.finished()}
-    made, started = 0, time.perf_counter()
-    with common.bar(total=args.frames, unit="frame", what="frames") as bar:
-        for task in make_shards(config, out, args.frames, workers):
-            bar.update(task.count)
-            made += 0 if task.path in there else task.count
-    seconds = time.perf_counter() - started
-
+    made, seconds = draw_shards(config, out, args.frames, workers)
     statistics = Statistics()
     tasks = tasks_of(config, out, args.frames)
     frames = read_frames([task.path for task in tasks])

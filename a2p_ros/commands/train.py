@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,7 @@ def run_diffusion(args: argparse.Namespace) -> int:
         "training": dataclasses.asdict(train),
         "data": dataclasses.asdict(data_config) | {"clean_pairs": kinds, "synthetic": True, "also": args.dataset},
         "samples": len(training),
-        "commit": options.commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {trainer.accelerator.device.type}",
+        **options.provenance(trainer.accelerator.device.type),
         "training_seconds": round(trainer.seconds, 1),
         "validation": trainer.history[-1],
     }

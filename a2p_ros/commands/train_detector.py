@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from a2p_ros.commands import common, options
-from a2p_ros.errors import ConfigError
+from a2p_ros.commands import common, options, training_frames
 
 #: Of the pictures at run time [px^2], as 352 x 192.
 AREA = 67_584
-#: Frames that training draws come of this seed and higher ones; measurement takes lower ones.
-FIRST_SEED = 1000
 
 
 def add(what: Any) -> None:
@@ -28,15 +25,7 @@ def add(what: Any) -> None:
         "accelerate launch -m a2p_ros.cli train detector ...",
     )
     parser.add_argument("--out", type=Path, default=Path("out/detector"), metavar="DIR", help="weights and curves")
-    parser.add_argument(
-        "--frames",
-        type=Path,
-        action="append",
-        metavar="DIR",
-        help="folder of shards made by `a2p synth`; may be given several times (default: OUT/frames, drawn here)",
-    )
-    parser.add_argument("--count", type=int, default=20_000, help="frames that are drawn where --frames is not given")
-    parser.add_argument("--data-seed", type=int, default=FIRST_SEED, help=f"of the drawn frames, {FIRST_SEED} or more")
+    training_frames.add_options(parser, count=20_000)
     parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
     parser.add_argument("--steps", type=int, help="steps of the optimiser")
     parser.add_argument("--batch", type=int, help="pictures a step")
@@ -46,7 +35,6 @@ def add(what: Any) -> None:
     parser.add_argument("--small-share", type=float, help="share of the steps, the first ones, on small pictures")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
-    parser.add_argument("--workers", type=int, help="processes that draw frames, and threads that make pictures")
     parser.add_argument(
         "--from-checkpoint", type=Path, metavar="FILE", help="begin with the weights of this checkpoint.safetensors"
     )
@@ -58,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     """Frames, packed frames, training, ONNX file, curves."""
     from a2p_ros.detection.hand_weights import CARD, NETWORK, save
     from a2p_ros.hand import load_hand_models
+    from a2p_ros.training.checkpoint import note_of
     from a2p_ros.training.detector import curves
     from a2p_ros.training.detector.augment import AugmentConfig
-    from a2p_ros.training.detector.checkpoint import note_of
     from a2p_ros.training.detector.export import to_onnx
     from a2p_ros.training.detector.frames import PackConfig, PackedFrames, pack, read_packed
     from a2p_ros.training.detector.network import NetworkConfig
@@ -69,16 +57,12 @@ def run(args: argparse.Namespace) -> int:
     names = ("seed", "steps", "batch", "rate", "height", "width", "small_share", "precision", "every", "workers")
     train = options.given(TrainConfig(), args, **{name: name for name in names})
     pack_config, sizes, augment = PackConfig(), NetworkConfig(), AugmentConfig()
-    first, packed = int(os.environ.get("LOCAL_RANK", "0")) == 0, args.out / "packed"
-    folders = args.frames or [args.out / "frames"]
-    with options.one_at_a_time(args.out):
-        if not args.frames:
-            draw_frames(args, folders[0])
-        for number, source in enumerate(folders):
-            with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
-                for count in pack(source, packed / f"{number:02d}", load_hand_models(), pack_config):
-                    bar.update(count - bar.n)
-    parts = [read_packed(source, packed / f"{number:02d}", pack_config) for number, source in enumerate(folders)]
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    parts = training_frames.packed(
+        args,
+        partial(pack, models=load_hand_models(), config=pack_config),
+        partial(read_packed, config=pack_config),
+    )
     training, validation = PackedFrames.joined(parts).split()
     trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out)
     if args.from_checkpoint is not None:
@@ -95,16 +79,16 @@ def run(args: argparse.Namespace) -> int:
     if args.from_checkpoint is not None:
         note = note_of(args.from_checkpoint)
         begun = {"begun_from": {"training": note["identity"], "steps": note["step"], "seconds": note["seconds"]}}
+    scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
     card = begun | {
         "name": "a2p_detector_lite",
         "training": dataclasses.asdict(train),
         "augmentation": dataclasses.asdict(augment),
         "network": dataclasses.asdict(sizes),
-        "data": {"synthetic": True, "frames": len(training), "scenes": [scenes_of(folder) for folder in folders]},
+        "data": {"synthetic": True, "frames": len(training), "scenes": scenes},
         "pictures": train.steps * train.batch,
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
-        "commit": options.commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {trainer.accelerator.device.type}",
+        **options.provenance(trainer.accelerator.device.type),
         "training_seconds": round(trainer.seconds, 1),
         "validation": trainer.history[-1],
     }
@@ -122,37 +106,6 @@ def run(args: argparse.Namespace) -> int:
         ],
     )
     return 0
-
-
-def draw_frames(args: argparse.Namespace, folder: Path) -> None:
-    """Frames for a training of their own, where they are not there yet."""
-    from a2p_ros.training.synthetic.config import SynthConfig
-    from a2p_ros.training.synthetic.shards import PAIRS, claim_folder, make_pairs, make_shards
-
-    if args.count < 1 or args.data_seed < FIRST_SEED:
-        raise ConfigError(
-            f"--count and --data-seed: expected 1 and {FIRST_SEED} or more (lower seeds are kept for measurement), got "
-            f"{args.count} and {args.data_seed}"
-        )
-    # The networks' crops and maps come with the same frames, so that one folder serves all of them.
-    config = SynthConfig(seed=args.data_seed, pairs=600)
-    workers = args.workers or len(os.sched_getaffinity(0))
-    claim_folder(config, folder)
-    if not (folder / PAIRS).exists():
-        with common.bar(total=config.pairs, unit="pair", what="interacting pairs") as bar:
-            for count in make_pairs(config, folder, workers):
-                bar.update(count - bar.n)
-    with common.bar(total=args.count, unit="frame", what="frames") as bar:
-        for task in make_shards(config, folder, args.count, workers):
-            bar.update(task.count)
-
-
-def scenes_of(folder: Path) -> Any:
-    """What a folder of shards says of how it was drawn."""
-    from a2p_ros.training.synthetic.samples import read_frames
-
-    scene = next(iter(read_frames(folder))).scene
-    return {name: scene[name] for name in ("seed", "options") if name in scene}
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from a2p_ros.commands import common, options
-from a2p_ros.commands.train_detector import FIRST_SEED, draw_frames, scenes_of
+from a2p_ros.commands import common, options, training_frames
 from a2p_ros.errors import ConfigError
 
 #: As in the network's configuration.
@@ -27,16 +25,7 @@ def add(what: Any) -> None:
         "several GPUs or cores: torchrun --nproc_per_node N -m a2p_ros.cli train fae ...",
     )
     parser.add_argument("--out", type=Path, default=Path("out/fae"), metavar="DIR", help="weights, curves, pictures")
-    parser.add_argument(
-        "--frames",
-        type=Path,
-        action="append",
-        metavar="DIR",
-        help="folder of shards made by `a2p synth`; may be given several times (default: OUT/frames, drawn here)",
-    )
-    parser.add_argument("--packed", type=Path, metavar="DIR", help="where packed crops are kept (default: OUT/packed)")
-    parser.add_argument("--count", type=int, default=40_000, help="frames that are drawn where --frames is not given")
-    parser.add_argument("--data-seed", type=int, default=FIRST_SEED, help=f"of the drawn frames, {FIRST_SEED} or more")
+    training_frames.add_options(parser, count=40_000)
     parser.add_argument("--preset", choices=("lite", "full"), default="lite", help="sizes and schedule")
     parser.add_argument("--mode", choices=("none", "distilled", "foundation"), help="what becomes of the priors")
     parser.add_argument(
@@ -47,6 +36,9 @@ def add(what: Any) -> None:
             f"--sapiens-{name}", type=Path, metavar="FILE", help=f"Sapiens' checkpoint for {name} (CC-BY-NC)"
         )
     parser.add_argument("--sapiens-cache", type=Path, metavar="DIR", help="keep Sapiens' features here")
+    parser.add_argument(
+        "--imagenet", type=Path, metavar="FILE", help="torchvision's ResNet weights to begin both ResNets with"
+    )
     parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
     parser.add_argument("--steps", type=int, help="steps of the network")
     parser.add_argument("--teacher-steps", type=int, help="steps of each teacher")
@@ -58,7 +50,6 @@ def add(what: Any) -> None:
     parser.add_argument("--middle-share", type=float, help="share of the steps on middling crops")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), help="of the network's products")
     parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
-    parser.add_argument("--workers", type=int, help="threads that make pictures, and processes that draw frames")
     parser.add_argument("--hand-model", default="", metavar="DIR", help="folder made by `a2p hand-model convert`")
     common.add_json(parser)
     parser.set_defaults(run=run)
@@ -67,7 +58,7 @@ def add(what: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Frames, packed crops, the stages, weights, curves."""
     from a2p_ros.hand import load_hand_models
-    from a2p_ros.network.backbone import make_backbone
+    from a2p_ros.network.backbone import make_backbone, read_imagenet
     from a2p_ros.network.config import FULL, LITE
     from a2p_ros.network.teachers import save_teachers
     from a2p_ros.network.weights import save
@@ -87,7 +78,10 @@ def run(args: argparse.Namespace) -> int:
     models = load_hand_models(args.hand_model)
     training, validation = _crops(args)
     weights, augment = LossWeights(), AugmentConfig()
-    trainer = FaeTraining(training, validation, network, config, weights, augment, models.right, args.out, encoders)
+    imagenet = None if args.imagenet is None else read_imagenet(args.imagenet)
+    trainer = FaeTraining(
+        training, validation, network, config, weights, augment, models.right, args.out, encoders, imagenet
+    )
     first = trainer.accelerator.is_main_process
     if first and not args.json:
         common.say(f"{len(training)} crops, {len(validation)} for validation; stages: {_stages(trainer.steps)}")
@@ -102,15 +96,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     assert trainer.averaged is not None
     last = trainer.history["end_to_end"][-1]
+    scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
     card = {
         "name": f"a2p_{args.preset}_{network.mode}",
         "training": dataclasses.asdict(config),
         "loss_weights": dataclasses.asdict(weights),
         "augmentation": dataclasses.asdict(augment),
-        "data": {"synthetic": True, "crops": len(training), "scenes": [scenes_of(folder) for folder in _folders(args)]},
+        "data": {"synthetic": True, "crops": len(training), "scenes": scenes},
         "teachers": {name: "Sapiens, CC-BY-NC" if name in encoders else "stand-in" for name in network.priors},
-        "commit": options.commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {trainer.accelerator.device.type}",
+        "imagenet": args.imagenet is not None,
+        **options.provenance(trainer.accelerator.device.type),
         "processes": trainer.accelerator.num_processes,
         "training_seconds": {name: round(seconds, 1) for name, seconds in trainer.seconds.items()},
         "validation": last,
@@ -150,23 +145,12 @@ def _mode(args: argparse.Namespace) -> dict[str, Any]:
     return {"mode": mode} | ({} if mode == "none" else {name: name in priors for name in PRIORS})
 
 
-def _folders(args: argparse.Namespace) -> list[Path]:
-    return args.frames or [args.out / "frames"]
-
-
 def _crops(args: argparse.Namespace) -> Any:
-    """Packed crops for training and validation; the first of several processes packs them."""
+    """Packed crops for training and validation."""
     from a2p_ros.training.fae.packing import PackConfig, PackedCrops, pack, read_packed
 
-    config, packed = PackConfig(), args.packed or args.out / "packed"
-    with options.one_at_a_time(args.out):
-        if not args.frames:
-            draw_frames(args, args.out / "frames")
-        for number, source in enumerate(_folders(args)):
-            with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
-                for count in pack(source, packed / f"{number:02d}", config):
-                    bar.update(count - bar.n)
-    parts = [read_packed(source, packed / f"{number:02d}", config) for number, source in enumerate(_folders(args))]
+    config = PackConfig()
+    parts = training_frames.packed(args, partial(pack, config=config), partial(read_packed, config=config))
     return PackedCrops.joined(parts).split()
 
 

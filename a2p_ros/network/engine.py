@@ -43,16 +43,7 @@ class HandArrays:
 
     A crop of which it says something that is not finite has presence and confidences 0 and the flat hand at rest.
 
-    Attributes:
-        keypoints: in crop edges from the crop's centre; -0.5 and 0.5 are its edges.
-        depth: from the wrist [m].
-        rotations: of the right hand model; the first is global.
-        betas: shape.
-        weak_camera: scale and translation: a joint at (x, y) [m] from the wrist is seen at scale (x, y) + translation
-            [crop edges].
-        joint_confidence: probability that a keypoint is within ``heads.CONFIDENT`` of the truth.
-        presence: probability that there is a hand.
-        as_assumed: probability that the crop shows a right hand: one mirrored on a wrong guess does not.
+    Fields are those of `model.HandOutputs`, whose logits are probabilities here.
     """
 
     keypoints: Float[np.ndarray, "n 21 2"]
@@ -107,7 +98,8 @@ def make_engine(stage: NetworkStageConfig, device: DeviceConfig, models: Pair[Ha
     """The engine that a configuration asks for, with the weights for a hand model, warmed up.
 
     ``auto`` is torch where it has CUDA and TensorRT is not asked for, else onnxruntime where it is installed and the
-    weights are exported, which is faster on a processor, else torch.
+    weights are exported, which is faster on a processor, else torch. A network of mode foundation runs in torch, with
+    the stand-in teachers that lie beside its weights.
 
     Raises:
         WeightsError: weights are missing, tampered with, for another hand model or not exported.
@@ -126,10 +118,16 @@ def make_engine(stage: NetworkStageConfig, device: DeviceConfig, models: Pair[Ha
             if stage.engine == "onnx" or device.device == "tensorrt":
                 raise
             log.warning("onnxruntime is not installed; torch runs the network")
+    from a2p_ros.inference import torch_device
     from a2p_ros.network.torch_engine import TorchEngine
     from a2p_ros.network.weights import load
 
-    return TorchEngine(load(files.folder, models.right.name), device)
+    loaded, priors = load(files.folder, models.right.name), None
+    if loaded.config.mode == "foundation":
+        from a2p_ros.network.teachers import Priors, load_teachers
+
+        priors = Priors(load_teachers(files.folder, loaded.config.priors)).to(torch_device(device)).eval()
+    return TorchEngine(loaded, device, priors)
 
 
 def _prefers_onnx(files: NetworkFiles, device: DeviceConfig) -> bool:

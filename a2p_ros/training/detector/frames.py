@@ -5,28 +5,26 @@ A shard is packed once, next to the others; what is there already is not packed 
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from a2p_ros.config import Checked, setting
-from a2p_ros.errors import InputError
 from a2p_ros.hand.model import HandModel
 from a2p_ros.torch_threads import single_thread
 from a2p_ros.training.detector.labels import DIRECTIONS, Hands, outline_of
-from a2p_ros.training.synthetic.samples import Frame, HandLabel, count_frames, read_frames, shard_paths
+from a2p_ros.training.packed import Packing, is_for_validation
+from a2p_ros.training.synthetic.samples import Frame, HandLabel, count_frames, read_frames
 from a2p_ros.types import Image, Pair, Side
 
 #: Changes when packed shards of older versions must not be used.
 _VERSION = 1
-#: Every so many frames one is kept for validation.
-VALIDATION = 25
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class PackedFrames:
 
     def split(self) -> tuple[PackedFrames, PackedFrames]:
         """Frames for training and for validation."""
-        kept = np.arange(len(self)) % VALIDATION == VALIDATION - 1
+        kept = is_for_validation(np.arange(len(self)))
         return PackedFrames(self.shards, self.rows[~kept]), PackedFrames(self.shards, self.rows[kept])
 
 
@@ -94,26 +92,12 @@ def pack(source: Path, folder: Path, models: Pair[HandModel], config: PackConfig
 
     Raises SourceError for shards that are missing or damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for done, path in enumerate(shard_paths(source), 1):
-        if _note(folder / f"{path.stem}.npz") != _recipe(path, config):
-            _pack_shard(path, folder, models, config)
-        yield done
+    return _packing(config).pack(source, folder, partial(_pack_shard, models=models, config=config))
 
 
 def read_packed(source: Path, folder: Path, config: PackConfig) -> PackedFrames:
     """What `pack` left of the shards of ``source``; raises InputError where it is damaged or not there."""
-    shards = []
-    for path in shard_paths(source):
-        target = folder / f"{path.stem}.npz"
-        if _note(target) != _recipe(path, config):
-            raise InputError(f"{target}: is not what {path} gives; pack the frames with one process first")
-        try:
-            with np.load(target) as arrays:
-                labels = {f.name: arrays[f.name] for f in fields(PackedShard) if f.name != "pixels"}
-            shards.append(PackedShard(np.load(target.with_suffix(".npy"), mmap_mode="r"), **labels))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{target}: cannot be read ({error}); delete it and it is made anew") from error
+    shards = _packing(config).read(source, folder, _open_shard)
     rows = np.concatenate([np.stack([np.full(len(s), i), np.arange(len(s))], 1) for i, s in enumerate(shards)])
     return PackedFrames(tuple(shards), rows)
 
@@ -154,10 +138,12 @@ def _hand(label: HandLabel, frame: Frame, models: Pair[HandModel]) -> Hands | No
     )
 
 
-def _pack_shard(path: Path, folder: Path, models: Pair[HandModel], config: PackConfig) -> None:
+def _packing(config: PackConfig) -> Packing:
+    return Packing(_VERSION, config, (".npy",))
+
+
+def _pack_shard(path: Path, target: Path, models: Pair[HandModel], config: PackConfig) -> dict[str, np.ndarray]:
     count = count_frames(path)
-    target = folder / f"{path.stem}.npz"
-    target.unlink(missing_ok=True)
     pixels = np.lib.format.open_memmap(
         target.with_suffix(".npy"), "w+", np.uint8, (count, config.height, config.width, 3)
     )
@@ -172,23 +158,9 @@ def _pack_shard(path: Path, folder: Path, models: Pair[HandModel], config: PackC
         there[i, side] = True
         outline[i, side], keypoints[i, side], share[i, side] = hands.outline, hands.keypoints, hands.share
     pixels.flush()
-    labels = {"sizes": sizes, "there": there, "outline": outline, "keypoints": keypoints, "share": share}
-    unfinished = target.with_suffix(".part.npz")
-    np.savez(unfinished, note=np.array(json.dumps(_recipe(path, config))), **labels)
-    unfinished.rename(target)
+    return {"sizes": sizes, "there": there, "outline": outline, "keypoints": keypoints, "share": share}
 
 
-def _recipe(path: Path, config: PackConfig) -> list[object]:
-    """What a packed shard must have been made of."""
-    status = path.stat()
-    return [_VERSION, path.name, status.st_size, status.st_mtime_ns, config.width, config.height]
-
-
-def _note(target: Path) -> object:
-    if not target.exists() or not target.with_suffix(".npy").exists():
-        return None
-    try:
-        with np.load(target) as arrays:
-            return json.loads(str(arrays["note"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+def _open_shard(target: Path, arrays: Any) -> PackedShard:
+    labels = {f.name: arrays[f.name] for f in fields(PackedShard) if f.name != "pixels"}
+    return PackedShard(np.load(target.with_suffix(".npy"), mmap_mode="r"), **labels)

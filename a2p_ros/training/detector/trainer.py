@@ -21,8 +21,8 @@ from torch import Tensor
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
 from a2p_ros.training.averages import average_into, rate_at
+from a2p_ros.training.checkpoint import Checkpoint, averaged_weights
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
-from a2p_ros.training.detector.checkpoint import Checkpoint, averaged_weights
 from a2p_ros.training.detector.frames import PackedFrames
 from a2p_ros.training.detector.labels import Hands, targets
 from a2p_ros.training.detector.loss import losses

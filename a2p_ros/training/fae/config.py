@@ -37,68 +37,13 @@ class LossWeights(Checked):
 
 
 @dataclass(frozen=True)
-class StageConfig(Checked):
-    """One stage: how long, how fast, on crops of which size."""
+class Optimisation(Checked):
+    """What the whole training and each of its stages are told alike.
 
-    name: str = setting("end_to_end", "Of the stage, and of its folder.")
-    seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31 - 1)
-    steps: int = setting(1000, "Steps of the optimiser.", low=1)
-    batch: int = setting(48, "Crops a step, over all processes; even.", low=2)
-    rate: float = setting(1e-3, "Highest learning rate.", low=0.0)
-    decay: float = setting(0.02, "AdamW's weight decay.", low=0.0)
-    schedule: Literal["cosine", "step"] = setting(
-        "cosine", "Of the learning rate: cosine, or step (a tenth from two thirds on)."
-    )
-    ema: float = setting(0.998, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
-    precision: Literal["float32", "bfloat16", "float16"] = setting("bfloat16", "Of the network's products.")
-    resolution: int = setting(128, "Edge of the crops in the last steps [px].", low=32, high=1024)
-    low: int = setting(64, "Edge of the crops in the first steps [px].", low=32, high=1024)
-    low_share: float = setting(0.0, "Share of the steps on the smallest crops.", low=0.0, high=1.0)
-    middle: int = setting(96, "Edge of the crops between [px].", low=32, high=1024)
-    middle_share: float = setting(0.0, "Share of the steps on middling crops.", low=0.0, high=1.0)
-    every: int = setting(500, "Steps between validations and checkpoints.", low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        edges = (self.low, self.middle, self.resolution)
-        if any(edge % EDGE_UNIT for edge in edges):
-            raise ConfigError(f"{self.name}: expected edges of crops that are multiples of {EDGE_UNIT}, got {edges}")
-        if self.low_share + self.middle_share > 1:
-            raise ConfigError(
-                f"{self.name}: expected shares of small and middling crops of 1 together at most, got "
-                f"{self.low_share} + {self.middle_share}"
-            )
-        if self.batch % 2:
-            raise ConfigError(f"{self.name}: expected an even batch, as crops come in twos, got {self.batch}")
-
-    def resolution_at(self, step: int) -> int:
-        """Edge of a step's crops [px]."""
-        if step < round(self.low_share * self.steps):
-            return self.low
-        return self.middle if step < round((self.low_share + self.middle_share) * self.steps) else self.resolution
-
-
-@dataclass(frozen=True)
-class TrainConfig(Checked):
-    """The whole training; `StageConfig` of each stage follows from it.
-
-    Low resolution comes first, as it teaches most for a fraction of the time; the shares are those of the stages of the
-    network, teachers stay on small and middling crops.
+    Low resolution comes first, as it teaches most for a fraction of the time.
     """
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31 - 1)
-    steps: int = setting(18_000, "Steps of the network, the distillation's included.", low=1)
-    distillation: float = setting(
-        0.2,
-        "Share of the steps with the teachers in the network: Proj learns the task, the FAE learns Proj's tokens. "
-        "Only in mode distilled; the network's budget is the same in all modes.",
-        low=0.0,
-        high=0.9,
-    )
-    distil_share: float = setting(
-        0.0, "Share of the later batches that are still distilled, for which the teachers run.", low=0.0, high=1.0
-    )
-    teacher_steps: int = setting(2500, "Steps of each stand-in teacher, beside those of the network.", low=1)
     batch: int = setting(48, "Crops a step, over all processes; even.", low=2)
     rate: float = setting(1.5e-3, "Highest learning rate.", low=0.0)
     decay: float = setting(0.02, "AdamW's weight decay.", low=0.0)
@@ -112,9 +57,57 @@ class TrainConfig(Checked):
     low_share: float = setting(0.55, "Share of the steps on the smallest crops.", low=0.0, high=1.0)
     middle: int = setting(96, "Edge of the crops between [px].", low=32, high=1024)
     middle_share: float = setting(0.3, "Share of the steps on middling crops.", low=0.0, high=1.0)
+    every: int = setting(500, "Steps between validations and checkpoints.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        edges, name = (self.low, self.middle, self.resolution), type(self).__name__
+        if any(edge % EDGE_UNIT for edge in edges):
+            raise ConfigError(f"{name}: expected edges of crops that are multiples of {EDGE_UNIT}, got {edges}")
+        if self.low_share + self.middle_share > 1:
+            raise ConfigError(
+                f"{name}: expected shares of small and middling crops of 1 together at most, got "
+                f"{self.low_share} + {self.middle_share}"
+            )
+        if self.batch % 2:
+            raise ConfigError(f"{name}: expected an even batch, as crops come in twos, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class StageConfig(Optimisation):
+    """One stage: how long, how fast, on crops of which size."""
+
+    name: str = setting("end_to_end", "Of the stage, and of its folder.")
+    steps: int = setting(1000, "Steps of the optimiser.", low=1)
+
+    def resolution_at(self, step: int) -> int:
+        """Edge of a step's crops [px]."""
+        if step < round(self.low_share * self.steps):
+            return self.low
+        return self.middle if step < round((self.low_share + self.middle_share) * self.steps) else self.resolution
+
+
+@dataclass(frozen=True)
+class TrainConfig(Optimisation):
+    """The whole training; `StageConfig` of each stage follows from it.
+
+    The shares of small crops are those of the stages of the network; teachers stay on small and middling ones.
+    """
+
+    steps: int = setting(18_000, "Steps of the network, the distillation's included.", low=1)
+    distillation: float = setting(
+        0.2,
+        "Share of the steps with the teachers in the network: Proj learns the task, the FAE learns Proj's tokens. "
+        "Only in mode distilled; the network's budget is the same in all modes.",
+        low=0.0,
+        high=0.9,
+    )
+    distil_share: float = setting(
+        0.0, "Share of the later batches that are still distilled, for which the teachers run.", low=0.0, high=1.0
+    )
+    teacher_steps: int = setting(2500, "Steps of each stand-in teacher, beside those of the network.", low=1)
     pairs: float = setting(0.7, "Share of the crops that come as both hands of a frame.", low=0.0, high=1.0)
     empty: float = setting(0.05, "Share of the crops without a hand.", low=0.0, high=1.0)
-    every: int = setting(500, "Steps between validations and checkpoints.", low=1)
     validation: int = setting(400, "Crops that are validated on, at most.", low=2)
     workers: int = setting(1, "Threads that make pictures.", low=1, high=64)
 
@@ -158,5 +151,5 @@ class TrainConfig(Checked):
         )
 
     def _stage(self, name: str, **changes: int | float) -> StageConfig:
-        shared = {f.name for f in dataclasses.fields(StageConfig)} & {f.name for f in dataclasses.fields(self)}
-        return StageConfig(**({field: getattr(self, field) for field in shared} | {"name": name} | changes))
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Optimisation)}
+        return StageConfig(**(shared | {"name": name} | changes))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from a2p_ros.errors import MissingDependencyError
 from a2p_ros.training.averages import average_into, rate_at
-from a2p_ros.training.detector.checkpoint import Checkpoint, note_of
+from a2p_ros.training.checkpoint import Checkpoint
 from a2p_ros.training.fae.batches import Batch, Loader
 from a2p_ros.training.fae.config import StageConfig
 
@@ -71,12 +71,6 @@ class Stage:
         self.history: list[dict[str, Any]] = []
         self._checkpoint = Checkpoint(folder / config.name / "checkpoint.safetensors", f"{config} {identity}")
 
-    @property
-    def done(self) -> bool:
-        """Whether an earlier run finished this stage."""
-        path = self._checkpoint.path
-        return path.exists() and note_of(path)["step"] == self.config.steps
-
     def run(self, loader: Loader) -> Iterator[dict[str, Any]]:
         """Train to the end from wherever the checkpoint stands; yields a record at each validation.
 
@@ -118,12 +112,6 @@ class Stage:
                     self._checkpoint.save(self.objective, self.averaged, optimiser, note)
                 self._accelerator.wait_for_everyone()
                 yield record
-
-    def load(self) -> None:
-        """Put an earlier run's weights into the objective and the averaged one."""
-        note = self._checkpoint.load(self.objective, self.averaged, None)
-        if note is not None:
-            self.step, self.seconds, self.history = note["step"], note["seconds"], note["history"]
 
     def _learn(self, network: nn.Module, optimiser: Any, batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)

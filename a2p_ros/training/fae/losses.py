@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from a2p_ros.hand.model import HandModel
+from a2p_ros.network.heads import CONFIDENT
 from a2p_ros.network.model import HandOutputs
 from a2p_ros.training.fae.batches import Batch
 from a2p_ros.training.fae.config import LossWeights
 
-#: A joint is to be trusted where it lies within this of its true place [crop edges].
-TRUSTED = 0.05
 #: 2.5D joints are counted in cells of a heat map of so many cells an edge, as InterWild's.
 _CELLS = 8
 #: Spread of the heat maps' Gaussians [crop edges], and the least in cells.
@@ -97,7 +96,7 @@ def gaussian(place: Float[Tensor, "n 21"], cells: int, spread: float) -> Float[T
 
 
 def _trusted(outputs: HandOutputs, batch: Batch) -> Bool[Tensor, "n 21"]:
-    return (outputs.keypoints.detach().float() - batch.keypoints).norm(dim=-1) < TRUSTED
+    return (outputs.keypoints.detach().float() - batch.keypoints).norm(dim=-1) < CONFIDENT
 
 
 def _l1(value: Tensor, true: Tensor, counts: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ packed once; what is there already is not packed again.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,13 +24,12 @@ from a2p_ros.detection.regions import hand_rotation, hand_square
 from a2p_ros.errors import InputError
 from a2p_ros.training.fae.maps import crop_maps
 from a2p_ros.training.fae.views import ray_grid, union_ray
-from a2p_ros.training.synthetic.samples import Frame, HandLabel, read_frames, shard_paths
+from a2p_ros.training.packed import Packing, is_for_validation
+from a2p_ros.training.synthetic.samples import Frame, HandLabel, read_frames
 from a2p_ros.types import Image, Side
 
 #: Changes when packed shards of older versions must not be used.
 _VERSION = 2
-#: Every so many frames one is kept for validation.
-VALIDATION = 25
 
 CROP_RECORD = np.dtype(
     [
@@ -108,7 +107,7 @@ class PackedCrops:
 
     def split(self) -> tuple[PackedCrops, PackedCrops]:
         """Crops for training and for validation; those of one frame stay together."""
-        kept = self.crops["frame"][self.rows] % VALIDATION == VALIDATION - 1
+        kept = is_for_validation(self.crops["frame"][self.rows])
         return tuple(  # type: ignore[return-value]
             PackedCrops(self.crops, self.jpegs, self.maps, self.rows[which], self.config) for which in (~kept, kept)
         )
@@ -148,36 +147,19 @@ def pack(source: Path, folder: Path, config: PackConfig) -> Iterator[int]:
 
     Raises SourceError for shards that are missing or damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for done, path in enumerate(shard_paths(source), 1):
-        if _note(folder / f"{path.stem}.npz") != _recipe(path, config):
-            _pack_shard(path, folder, config)
-        yield done
+    return _packing(config).pack(source, folder, partial(_pack_shard, config=config))
 
 
 def read_packed(source: Path, folder: Path, config: PackConfig) -> PackedCrops:
     """What `pack` left of the shards of ``source``; raises InputError where it is damaged or not there."""
-    parts = []
-    for path in shard_paths(source):
-        target = folder / f"{path.stem}.npz"
-        if _note(target) != _recipe(path, config):
-            raise InputError(f"{target}: is not what {path} gives; pack the frames with one process first")
-        try:
-            with np.load(target) as arrays:
-                crops = arrays["crops"]
-            jpegs = np.memmap(target.with_suffix(".jpegs"), np.uint8, "r")
-            maps = np.load(target.with_suffix(".npy"), mmap_mode="r")
-            if crops.dtype != CROP_RECORD or len(jpegs) != int(crops["length"].sum()):
-                raise ValueError("its parts do not belong together")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{target}: cannot be read ({error}); delete it and it is made anew") from error
-        parts.append(PackedCrops(crops, (jpegs,), (maps,), np.arange(len(crops)), config))
-    return PackedCrops.joined(parts)
+    return PackedCrops.joined(_packing(config).read(source, folder, partial(_open_shard, config=config)))
 
 
-def _pack_shard(path: Path, folder: Path, config: PackConfig) -> None:
-    target = folder / f"{path.stem}.npz"
-    target.unlink(missing_ok=True)
+def _packing(config: PackConfig) -> Packing:
+    return Packing(_VERSION, config, (".npy", ".jpegs"))
+
+
+def _pack_shard(path: Path, target: Path, config: PackConfig) -> dict[str, np.ndarray]:
     records: list[np.ndarray] = []
     maps: list[np.ndarray] = []
     start = 0
@@ -204,10 +186,16 @@ def _pack_shard(path: Path, folder: Path, config: PackConfig) -> None:
                 records.append(record)
     edge = config.map_edge
     np.save(target.with_suffix(".npy"), np.stack(maps) if maps else np.zeros((0, 2, edge, edge), np.uint8))
-    crops = np.array(records, CROP_RECORD) if records else np.zeros(0, CROP_RECORD)
-    unfinished = target.with_suffix(".part.npz")
-    np.savez(unfinished, note=np.array(json.dumps(_recipe(path, config))), crops=crops)
-    unfinished.rename(target)
+    return {"crops": np.array(records, CROP_RECORD) if records else np.zeros(0, CROP_RECORD)}
+
+
+def _open_shard(target: Path, arrays: Any, config: PackConfig) -> PackedCrops:
+    crops = arrays["crops"]
+    jpegs = np.memmap(target.with_suffix(".jpegs"), np.uint8, "r")
+    maps = np.load(target.with_suffix(".npy"), mmap_mode="r")
+    if crops.dtype != CROP_RECORD or len(jpegs) != int(crops["length"].sum()):
+        raise ValueError("its parts do not belong together")
+    return PackedCrops(crops, (jpegs,), (maps,), np.arange(len(crops)), config)
 
 
 def _crops(frame: Frame, rng: np.random.Generator, config: PackConfig) -> list[tuple[np.ndarray, Crop]]:
@@ -265,19 +253,3 @@ def _empty_place(
         if min(away, default=np.inf) > 0.4 * edge:
             return centre, edge, float(rng.normal(0, 0.6))
     return None
-
-
-def _recipe(path: Path, config: PackConfig) -> list[object]:
-    """What a packed shard must have been made of."""
-    status = path.stat()
-    return [_VERSION, path.name, status.st_size, status.st_mtime_ns, *astuple(config)]
-
-
-def _note(target: Path) -> object:
-    if not all(target.with_suffix(suffix).exists() for suffix in (".npz", ".npy", ".jpegs")):
-        return None
-    try:
-        with np.load(target) as arrays:
-            return json.loads(str(arrays["note"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None

@@ -23,7 +23,7 @@ from a2p_ros.network.config import NetworkConfig
 from a2p_ros.network.fusion import FusionAlignmentEncoder
 from a2p_ros.network.model import A2PNetwork, normalised
 from a2p_ros.network.teachers import PriorEncoder, Priors, Teacher
-from a2p_ros.training.detector.checkpoint import averaged_weights
+from a2p_ros.training.checkpoint import averaged_weights
 from a2p_ros.training.fae.augment import AugmentConfig
 from a2p_ros.training.fae.batches import Batch, BatchPlan, Loader, Slots, make_batch
 from a2p_ros.training.fae.config import LossWeights, StageConfig, TrainConfig
@@ -49,6 +49,7 @@ class FaeTraining:
         model: the right hand.
         folder: where checkpoints and pictures go.
         encoders: prior encoders that are given (Sapiens), by their names; the others are trained here.
+        imagenet: torchvision's weights that the network's ResNets begin with.
     """
 
     def __init__(
@@ -62,15 +63,17 @@ class FaeTraining:
         model: HandModel,
         folder: Path,
         encoders: Mapping[str, PriorEncoder] | None = None,
+        imagenet: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.network_config, self.config, self.folder = network, config, folder
         self._training, self._validation, self._augment, self._weights = training, validation, augment, weights
-        self._given = dict(encoders or {})
+        self._given, self._imagenet = dict(encoders or {}), imagenet
         self.accelerator = make_accelerator(config.precision)
         self._model = model.to(self.accelerator.device)
         self._slots = Slots(training, config.pairs, config.empty)
         # The number of threads changes nothing of the result.
         self._identity = f"{network} {replace(config, workers=1)} {weights} {augment} {len(training)} crops"
+        self._identity += "" if imagenet is None else ", from ImageNet"
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.seconds: dict[str, float] = {}
         self.teachers: dict[str, Teacher] = {}
@@ -134,13 +137,14 @@ class FaeTraining:
         """The network with the priors themselves, beside an FAE that learns what it makes of them."""
         config = replace(self.network_config, mode="foundation")
         student = FusionAlignmentEncoder(config)
-        return NetworkObjective(A2PNetwork(config), self._model, self._weights, self._priors(), student=student)
+        network = self._begun(A2PNetwork(config), student)
+        return NetworkObjective(network, self._model, self._weights, self._priors(), student=student)
 
     def _final(self) -> NetworkObjective:
         """The network in its own mode, from where the distillation left it."""
         network = A2PNetwork(self.network_config)
         if self.averaged is None or self._student is None:
-            return NetworkObjective(network, self._model, self._weights, self._priors())
+            return NetworkObjective(self._begun(network, network.hand.fae), self._model, self._weights, self._priors())
         state = self.averaged.state_dict()
         state = {name: value for name, value in state.items() if not name.startswith("hand.project.")}
         network.load_state_dict(state | {f"hand.fae.{k}": v for k, v in self._student.state_dict().items()})
@@ -149,6 +153,13 @@ class FaeTraining:
         return NetworkObjective(
             network, self._model, self._weights, priors, teacher=teacher, distil_share=self.config.distil_share
         )
+
+    def _begun(self, network: A2PNetwork, fae: FusionAlignmentEncoder | None) -> A2PNetwork:
+        """A new network, its ResNet and the FAE's with ImageNet's weights where they are given."""
+        if self._imagenet is not None:
+            for backbone in (network.hand.backbone, *([] if fae is None else [fae.backbone])):
+                backbone.load_imagenet(self._imagenet)
+        return network
 
     def _run(self, objective: nn.Module, config: StageConfig, validate: Any, *, maps: bool) -> Iterator[dict[str, Any]]:
         stage = Stage(objective, config, self._identity, self.folder, self.accelerator, validate)

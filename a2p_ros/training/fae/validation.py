@@ -12,9 +12,10 @@ from torch import Tensor
 
 from a2p_ros.hand.model import HandModel
 from a2p_ros.hand.topology import BONES
+from a2p_ros.network.heads import CONFIDENT
 from a2p_ros.network.model import HandOutputs
 from a2p_ros.training.fae.batches import Batch
-from a2p_ros.training.fae.losses import TRUSTED, pose_joints
+from a2p_ros.training.fae.losses import pose_joints
 from a2p_ros.types import Image
 
 #: A keypoint within this of its true place counts for PCK@0.1 of the crop [crop edges].
@@ -43,7 +44,7 @@ class Score:
             "pck_010": (pixels < _PCK).float().mean(-1),
             "keypoint_error": pixels.mean(-1),
             "mrrpe_mm": 1000 * (relative.float() - batch.relative).norm(dim=-1)[batch.pair],
-            "confidence_right": (trusted == (pixels < TRUSTED)).float().mean(-1),
+            "confidence_right": (trusted == (pixels < CONFIDENT)).float().mean(-1),
             "presence_right": ((outputs.presence > 0) == batch.hand).float(),
             "side_right": ((outputs.as_assumed > 0) == batch.as_assumed).float()[batch.hand],
         }

@@ -1,0 +1,70 @@
+"""The frames of a training that sees pictures: which ones, drawn where they are lacking, packed once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from a2p_ros.commands import common, options
+from a2p_ros.commands.drawn_frames import FIRST_SEED, draw_shards
+from a2p_ros.errors import ConfigError
+
+Packed = TypeVar("Packed")
+
+
+def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:
+    """``--frames``, ``--packed``, ``--count``, ``--data-seed`` and ``--workers``."""
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of shards made by `a2p synth`; may be given several times (default: OUT/frames, drawn here)",
+    )
+    parser.add_argument("--packed", type=Path, metavar="DIR", help="where packed frames are kept (default: OUT/packed)")
+    parser.add_argument("--count", type=int, default=count, help="frames that are drawn where --frames is not given")
+    parser.add_argument("--data-seed", type=int, default=FIRST_SEED, help=f"of the drawn frames, {FIRST_SEED} or more")
+    parser.add_argument("--workers", type=int, help="processes that draw frames, and threads that make pictures")
+
+
+def folders(args: argparse.Namespace) -> list[Path]:
+    """Where the frames are."""
+    return args.frames or [args.out / "frames"]
+
+
+def packed(
+    args: argparse.Namespace, pack: Callable[[Path, Path], Iterator[int]], read: Callable[[Path, Path], Packed]
+) -> list[Packed]:
+    """What ``read`` finds in each folder of frames after ``pack``; of several processes the first one packs."""
+    root: Path = args.packed or args.out / "packed"
+    places = [(source, root / f"{number:02d}") for number, source in enumerate(folders(args))]
+    with options.one_at_a_time(args.out):
+        if not args.frames:
+            _draw(args, places[0][0])
+        for source, place in places:
+            with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
+                for count in pack(source, place):
+                    bar.update(count - bar.n)
+    return [read(source, place) for source, place in places]
+
+
+def scenes_of(folder: Path) -> Any:
+    """What a folder of shards says of how it was drawn."""
+    from a2p_ros.training.synthetic.samples import read_frames
+
+    scene = next(iter(read_frames(folder))).scene
+    return {name: scene[name] for name in ("seed", "options") if name in scene}
+
+
+def _draw(args: argparse.Namespace, folder: Path) -> None:
+    from a2p_ros.training.synthetic.config import SynthConfig
+
+    if args.count < 1 or args.data_seed < FIRST_SEED:
+        raise ConfigError(
+            f"--count and --data-seed: expected 1 and {FIRST_SEED} or more (lower seeds are kept for measurement), got "
+            f"{args.count} and {args.data_seed}"
+        )
+    # The networks' crops and maps come with the same frames, so that one folder serves all of them.
+    draw_shards(SynthConfig(seed=args.data_seed, pairs=600), folder, args.count, args.workers or 0)
