@@ -6,6 +6,7 @@ Part of the wiring, as the pipeline itself: the stages do not know one another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from a2p_ros.camera import CameraModel
@@ -81,9 +82,10 @@ def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring
 
     engine = make_engine(config.network, config.device, models)
     network = NetworkMeasuring(NetworkStage(engine, config.network, config.landmarks, models))
-    if config.network.mode != "hybrid":
+    if config.network.mode not in ("hybrid", "both"):
         return network
-    return HybridMeasuring(LandmarkMeasuring(LandmarkModel(config.landmarks, config.device)), network)
+    landmarks = LandmarkMeasuring(LandmarkModel(config.landmarks, config.device))
+    return HybridMeasuring(landmarks, network, both=config.network.mode == "both")
 
 
 def make_regressor(config: PipelineConfig, models: Pair[HandModel]) -> Regressor:
@@ -155,30 +157,37 @@ class NetworkMeasuring:
 class HybridMeasuring:
     """The network where the boxes of two regions overlap, the landmark model for hands that are apart.
 
-    Which one measured a hand shows in ``HandKeypoints.regressed``; only a pair that the network measured has a relative
+    Which one measured a hand shows in ``HandKeypoints.at_joints``; only a pair that the network measured has a relative
     translation.
+
+    Args:
+        landmarks, network: who measures.
+        both: the network looks at hands that are apart, too: its pose goes with the landmark model's points, for the
+            fit to start from and stay near; where one of the two finds no hand, the other's stands.
     """
 
-    def __init__(self, landmarks: Measuring, network: Measuring) -> None:
-        self._landmarks, self._network = landmarks, network
-        self.name = f"{landmarks.name}|{network.name}"
+    def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False) -> None:
+        self._landmarks, self._network, self._both = landmarks, network, both
+        self.name = f"{landmarks.name}{'&' if both else '|'}{network.name}"
 
     def __call__(
         self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
     ) -> list[HandKeypoints | None]:
         """One entry a region, whoever measured it."""
-        near = overlapping(regions)
+        apart = [not overlaps for overlaps in overlapping(regions)]
         answers: list[HandKeypoints | None] = [None] * len(regions)
-        for stage, chosen in ((self._network, True), (self._landmarks, False)):
-            rows = [i for i, overlaps in enumerate(near) if overlaps is chosen]
+        for stage, wanted in ((self._network, [self._both or not alone for alone in apart]), (self._landmarks, apart)):
+            rows = [i for i, chosen in enumerate(wanted) if chosen]
             if rows:
                 hands = stage(image, [regions[i] for i in rows], camera, clock)
                 for i, hand in zip(rows, hands, strict=True):
-                    answers[i] = hand
+                    answers[i] = merged(hand, answers[i])
         return answers
 
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
-        """The network's relative translation of a pair that it measured."""
+        """The network's relative translation of a pair whose points are its own."""
+        if any(hand is not None and not hand.at_joints for _, hand in hands.items()):
+            return None
         return self._network.apart(hands, camera, clock)
 
     def update(self, config: PipelineConfig) -> None:
@@ -194,3 +203,10 @@ class HybridMeasuring:
 def overlapping(regions: Sequence[Detection]) -> list[bool]:
     """Of each region whether its box overlaps another's."""
     return [any(a is not b and a.box.iou(b.box) > 0 for b in regions) for a in regions]
+
+
+def merged(landmarks: HandKeypoints | None, network: HandKeypoints | None) -> HandKeypoints | None:
+    """The landmark model's points with the network's pose, where both found the same hand; else what one found."""
+    if landmarks is None or network is None:
+        return landmarks or network
+    return replace(landmarks, regressed=network.regressed)

@@ -34,6 +34,10 @@ CAMERA = CameraModel.assume(640, 480, 1.2)
 IMAGE = place_picture(CAMERA)
 
 
+#: Modes in which MediaPipe's landmark model measures the hands that are apart.
+HYBRID = ("hybrid", "both")
+
+
 class TrueDetector:
     """Finds the hands that an engine knows, as two boxes that overlap and tell their side."""
 
@@ -76,7 +80,7 @@ def pipeline_of(
     return pipeline, engine
 
 
-@pytest.mark.parametrize("mode", ["regress", "fit", "hybrid"])
+@pytest.mark.parametrize("mode", ["regress", "fit", "hybrid", "both"])
 def test_true_hands_leave_the_pipeline_true(mode: str, hands: list[MadeHand], monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, engine = pipeline_of(hands, mode, monkeypatch)
     for n in range(4):
@@ -85,14 +89,14 @@ def test_true_hands_leave_the_pipeline_true(mode: str, hands: list[MadeHand], mo
         for hand in hands:
             there = answer[hand.side]
             # The hybrid's hands have the mean adult's shape.
-            assert np.linalg.norm(there.wrist - hand.wrist) < (0.05 if mode == "hybrid" else 0.005)
+            assert np.linalg.norm(there.wrist - hand.wrist) < (0.05 if mode in HYBRID else 0.005)
             assert np.linalg.norm(there.joints - there.wrist - (hand.joints - hand.wrist), axis=1).mean() < (
-                0.012 if mode == "hybrid" else 0.002
+                0.012 if mode in HYBRID else 0.002
             )
         np.testing.assert_allclose(answer.relative_translation, hands[0].wrist - hands[1].wrist, atol=0.004)
     assert {"detect", "network", "relative", "regress", "place"} <= set(answer.timings) and engine.batches
     assert "truth" in answer.model_id and pipeline.report()["network"] == "truth on cpu"
-    assert ("mediapipe_landmarks" in answer.model_id) is (mode == "hybrid")
+    assert ("mediapipe_landmarks" in answer.model_id) is (mode in HYBRID)
     assert answer.model_id.startswith("regressed" if mode == "regress" else "keypoint_fit")
 
 
@@ -102,7 +106,7 @@ def test_one_hand_alone_is_one_hand(hands: list[MadeHand], monkeypatch: pytest.M
     assert answer.left is not None and answer.right is None and answer.relative_translation is None
 
 
-@pytest.mark.parametrize("mode", ["regress", "fit", "hybrid"])
+@pytest.mark.parametrize("mode", ["regress", "fit", "hybrid", "both"])
 def test_black_and_saturated_pictures_are_not_valid(
     mode: str, hands: list[MadeHand], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +146,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("mode", ["regress", "fit", "hybrid"])
+@pytest.mark.parametrize("mode", ["regress", "fit", "hybrid", "both"])
 def test_clip_and_bench_run_in_every_mode(
     mode: str, weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +156,7 @@ def test_clip_and_bench_run_in_every_mode(
     options += ["--set", "network.engine=torch", "--set", "device.threads=1"]
     assert cli.main(["eval", "clip", str(clip), "--every", "2", "--overlays", str(tmp_path / "look"), *options]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert result["frames"] == 2 and result["reference_is_own_input"] is (mode == "hybrid")
+    assert result["frames"] == 2 and result["reference_is_own_input"] is (mode in HYBRID)
     assert {"pck_010", "pck_020", "measured_pck_010", "recall", "mediapipe_recall", "swaps"} <= set(result)
     drawn = sorted((tmp_path / "look").iterdir())
     assert [path.name for path in drawn] == ["00001.jpg", "00002.jpg"] and cv2.imread(str(drawn[0])).shape == (
@@ -164,8 +168,8 @@ def test_clip_and_bench_run_in_every_mode(
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert "ignorant" in result["model_id"] and result["report"]["network"].startswith("ignorant")
     assert result["mediapipe_ms"]["p50"] > 0
-    assert ("network" in result["stages"]) or mode == "hybrid"
-    assert ("landmarks" in result["stages"]) is (mode == "hybrid")
+    assert ("network" in result["stages"]) or mode in HYBRID
+    assert ("landmarks" in result["stages"]) is (mode in HYBRID)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

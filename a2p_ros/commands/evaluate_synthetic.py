@@ -36,7 +36,7 @@ _COLUMNS = (
     ("crop.10", "pck_crop_010", 100.0),
 )
 #: What the result calls the pipeline in each ``network.mode``.
-_METHOD_OF_MODE = {"off": "keypoint_fit", "regress": "fae", "fit": "fae_fit", "hybrid": "hybrid"}
+_METHOD_OF_MODE = {"off": "keypoint_fit", "regress": "fae", "fit": "fae_fit", "hybrid": "hybrid", "both": "both"}
 
 
 def add(kinds: Any) -> None:
@@ -103,7 +103,7 @@ def methods_of(
     """Stages and methods by name, and why those of the network are left out if its weights are not there."""
     from a2p_ros.evaluation.held_out import Method
     from a2p_ros.fitting.keypoint_fit import KeypointFit
-    from a2p_ros.measuring import make_measuring
+    from a2p_ros.measuring import HybridMeasuring, make_measuring
 
     fit = KeypointFit(models, config.fit, config.placement)
     stages = {"mediapipe": make_measuring(config.replace_flat({"network.mode": "off"}), models)}
@@ -113,15 +113,23 @@ def methods_of(
     except WeightsError as error:
         if config.network.weights:
             raise
-        return stages, methods, dict.fromkeys(("fae", "fae_fit", "fae_repaired"), str(error))
+        return stages, methods, dict.fromkeys(("fae", "fae_fit", "hybrid", "both"), str(error))
     from a2p_ros.network.regressed_pose import RegressedPose
 
+    stages |= {
+        mode: HybridMeasuring(stages["mediapipe"], stages["network"], both=mode == "both")
+        for mode in ("hybrid", "both")
+    }
     regressed = RegressedPose(models, config.fit, config.placement)
+    # Hands that go from one model to the other keep the fit's own shape.
+    own_shape = KeypointFit(models, config.fit, config.placement, regressed_shape=False)
     methods = {
         "fae": Method("network", regressed),
         "fae_fit": Method("network", fit),
         "fae_repaired": Method("network", regressed, True),
         "fae_fit_repaired": Method("network", fit, True),
+        "hybrid": Method("hybrid", own_shape),
+        "both": Method("both", own_shape),
         **methods,
     }
     return stages, methods, {}

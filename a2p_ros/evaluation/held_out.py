@@ -161,8 +161,7 @@ class HeldOutEvaluation:
         return _Measured(hands, frozenset(accepted), stage.apart(hands, frame.camera, StageClock()))
 
     def _present(self, hand: HandKeypoints) -> bool:
-        by_network = hand.regressed is not None
-        least = self._config.network.min_presence if by_network else self._config.landmarks.min_presence
+        least = self._config.network.min_presence if hand.at_joints else self._config.landmarks.min_presence
         return hand.presence >= least
 
     def _with_detections(self, stage: Measuring, frame: TrueFrame, detections: list[Detection]) -> _Measured:
