@@ -197,7 +197,7 @@ def test_methods_without_weights_are_left_out_and_say_why(monkeypatch: pytest.Mo
     monkeypatch.setattr("a2p_ros.network.weights.SHIPPED", tmp_path)
     stages, methods, left_out = methods_of(PipelineConfig(), MODELS)
     assert set(stages) == {"mediapipe"} and set(methods) == {"keypoint_fit", "keypoint_fit_repaired"}
-    assert set(left_out) == {"fae", "fae_fit", "fae_repaired"} and "a2p train fae" in left_out["fae"]
+    assert {"fae", "fae_fit", "hybrid", "both"} <= set(left_out) and "a2p train fae" in left_out["fae"]
     with pytest.raises(WeightsError, match="nowhere"):
         methods_of(PipelineConfig.from_flat({"network.weights": str(tmp_path / "nowhere")}), MODELS)
 

@@ -35,6 +35,8 @@ _COLUMNS = (
     ("crop.05", "pck_crop_005", 100.0),
     ("crop.10", "pck_crop_010", 100.0),
 )
+#: Methods that need the network's weights.
+_WITH_NETWORK = ("fae", "fae_fit", "fae_repaired", "fae_fit_repaired", "hybrid", "both")
 #: What the result calls the pipeline in each ``network.mode``.
 _METHOD_OF_MODE = {"off": "keypoint_fit", "regress": "fae", "fit": "fae_fit", "hybrid": "hybrid", "both": "both"}
 
@@ -113,7 +115,7 @@ def methods_of(
     except WeightsError as error:
         if config.network.weights:
             raise
-        return stages, methods, dict.fromkeys(("fae", "fae_fit", "hybrid", "both"), str(error))
+        return stages, methods, dict.fromkeys(_WITH_NETWORK, str(error))
     from a2p_ros.network.regressed_pose import RegressedPose
 
     stages |= {
