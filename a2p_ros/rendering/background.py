@@ -97,6 +97,11 @@ def _ellipse(
 
 
 def _blend(room: np.ndarray, mask: np.ndarray, colour: object, blur: float) -> None:
-    mask = cv2.GaussianBlur(mask, (0, 0), blur)[..., None]
-    shade = 0.75 + 0.5 * room.mean(2, keepdims=True)
-    room += mask * (np.asarray(colour, np.float32) * shade - room)
+    mask = cv2.GaussianBlur(mask, (0, 0), blur)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return
+    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    under = room[part]
+    shade = 0.75 + 0.5 * (under[..., :1] + under[..., 1:2] + under[..., 2:]) / 3
+    under += mask[part][..., None] * (np.asarray(colour, np.float32) * shade - under)

@@ -7,6 +7,7 @@ towards the elbow. One Loop subdivision smooths both together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -81,21 +82,15 @@ class ArmMesh:
         flip = np.array([-1.0, 1.0, 1.0]) if model.side is Side.LEFT else np.ones(3)
         template = model.template.numpy().astype(np.float64)
         rest_joints = model.joint_template.numpy().astype(np.float64)
-        faces, ring = open_wrist(
-            template * flip, model.faces.numpy()[:, ::-1] if model.side is Side.LEFT else model.faces.numpy()
-        )
+        faces, ring, subdivision = _arm_topology(model)
         self._rest_wrist = rest_joints[0]
         self._away = flip * [1.0, 0.0, 0.0]
         self._ring_centre = template[ring].mean(0)
-        arm_faces = _tube(ring, len(template), len(_ALONG))
-        faces = np.concatenate([faces, arm_faces])
-        if model.side is Side.LEFT:
-            faces = faces[:, ::-1]
         offsets = template[ring] - self._ring_centre
         self._sections = self._make_sections(offsets, _ALONG)
         self._sections[-1] *= 0.02  # closes the arm
         count = len(template) + len(_ALONG) * len(ring)
-        self._faces, self._subdivision = faces, Subdivision.of(faces, count)
+        self._faces, self._subdivision = faces, subdivision
 
         rest = np.concatenate(
             [template, self._tube_vertices(self._sections, _ALONG, np.eye(3), self._rest_wrist, self._away)]
@@ -324,6 +319,20 @@ def _watch_cover(arm: ArmMesh, watch: Watch) -> _Cover:
         sections *= (1 + 0.20 * disc)[..., None]
         colours[disc] = watch.face
     return _Cover.of(arm, rows, sections, colours.reshape(-1, 3))
+
+
+# A studio makes dozens of arms of the same two models, and this takes longest of it.
+@lru_cache(maxsize=4)
+def _arm_topology(model: HandModel) -> tuple[Int[np.ndarray, "f 3"], Int[np.ndarray, "r"], Subdivision]:
+    """Faces of hand and forearm, the hand's ring of vertices where they meet, and their subdivision."""
+    left = model.side is Side.LEFT
+    flip = np.array([-1.0, 1.0, 1.0]) if left else np.ones(3)
+    own = model.faces.numpy()
+    faces, ring = open_wrist(model.template.numpy().astype(np.float64) * flip, own[:, ::-1] if left else own)
+    faces = np.concatenate([faces, _tube(ring, len(model.template), len(_ALONG))])
+    if left:
+        faces = faces[:, ::-1]
+    return faces, ring, Subdivision.of(faces, len(model.template) + len(_ALONG) * len(ring))
 
 
 def open_wrist(

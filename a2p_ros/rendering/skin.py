@@ -17,6 +17,8 @@ from jaxtyping import Float, UInt8
 _LOW, _HIGH = np.array([-0.115, -0.08]), np.array([0.605, 0.10])
 
 #: Skin tones, linear RGB, light to dark.
+#: A mark weaker than this changes no picture of 8 bits.
+_FAINT = 1e-3
 TONES: tuple[tuple[float, float, float], ...] = (
     (0.66, 0.40, 0.29),
     (0.58, 0.33, 0.22),
@@ -97,7 +99,11 @@ class _Canvas:
 
     def colour(self, mask: np.ndarray, rgb: tuple[float, float, float]) -> None:
         """Multiply the tint by ``rgb`` where ``mask`` is 1."""
-        self.tint *= 1 + mask[..., None] * (np.array(rgb, np.float32) - 1)
+        # Most marks are small: what lies outside their rectangle stays as it is.
+        rows, columns = (np.flatnonzero(np.abs(mask).max(axis) > _FAINT) for axis in (1, 0))
+        if len(rows):
+            part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            self.tint[part] *= 1 + mask[part][..., None] * (np.array(rgb, np.float32) - 1)
 
     def across(self, joint: int, child: int, t: float, length: float, bow: float = 0.0) -> np.ndarray:
         """A curve across a finger at the fraction ``t`` from ``joint`` to ``child``; ``bow`` [m] bends it."""

@@ -137,8 +137,9 @@ def _apart(a: PosedArm, b: PosedArm) -> bool:
     """Whether two arms are clear of each other: forearms by spheres, hands, which spheres do not fill, by vertices."""
     if gap(a.spheres(whole=True), b.spheres(whole=True)) < _APART:
         return False
-    between = a.vertices[::3, None] - b.vertices[None, ::3]
-    return float(np.einsum("ijk,ijk->ij", between, between).min()) > (2 * _APART) ** 2
+    one, other = a.vertices[::3] - a.wrist, b.vertices[::3] - a.wrist
+    squared = (one * one).sum(1)[:, None] + (other * other).sum(1) - 2 * one @ other.T
+    return float(squared.min()) > (2 * _APART) ** 2
 
 
 def _pair(a: PosedArm, b: PosedArm) -> Pair[PosedArm | None]:

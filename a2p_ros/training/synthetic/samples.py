@@ -228,9 +228,8 @@ class ShardWriter:
 
 
 def _png(values: np.ndarray) -> bytes:
-    return cv2.imencode(
-        ".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    )[1].tobytes()
+    # With a level given, libpng tries all filters on every row: an eighth smaller in nearly three times the time.
+    return cv2.imencode(".png", values, [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])[1].tobytes()
 
 
 def _hands_to_npy(hands: Pair[HandLabel | None]) -> bytes:
