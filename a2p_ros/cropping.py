@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,14 @@ class Crop:
             flags=cv2.INTER_LINEAR,
             borderMode=BORDERS[border],
         )
+
+    def extract_averaged(self, image: Image) -> UInt8[np.ndarray, "resolution resolution 3"]:
+        """As `extract`, but where the image shrinks each pixel is the mean of what it covers, and so has no aliases."""
+        factor = int(np.clip(round(self.size / self.resolution), 1, 8))
+        if factor == 1:
+            return self.extract(image)
+        fine = dataclasses.replace(self, resolution=factor * self.resolution).extract(image)
+        return cv2.resize(fine, (self.resolution, self.resolution), interpolation=cv2.INTER_AREA)
 
     def to_crop(self, points: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch 2"]:
         """Image pixels -> crop pixels."""

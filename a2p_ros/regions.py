@@ -97,9 +97,9 @@ def inside(points: Float[np.ndarray, "21 2"], image: Image) -> Float[np.ndarray,
 
 def touches(detection: Detection, image: Image) -> bool:
     """Whether a detection is finite, not empty, and overlaps the image."""
-    box = detection.box
+    box, turn = detection.box, detection.rotation or 0.0
     height, width = image.shape[:2]
-    if not all(map(math.isfinite, (*box, *square_of(detection)))) or square_of(detection)[2] <= 0:
+    if not all(map(math.isfinite, (*box, *square_of(detection), turn))) or square_of(detection)[2] <= 0:
         return False
     return box.x1 > -0.5 and box.y1 > -0.5 and box.x0 < width - 0.5 and box.y0 < height - 0.5
 

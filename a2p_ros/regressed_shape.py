@@ -38,6 +38,11 @@ class RegressedShape:
         self._mean = np.zeros(10)
         self.betas = self._scaled()
 
+    @property
+    def as_said(self) -> bool:
+        """Whether the shape is the network's own, of no other length."""
+        return self._length <= 0
+
     def set_length(self, length: float) -> None:
         """Change the hand's length [m]; 0 = what the network says."""
         if length != self._length:

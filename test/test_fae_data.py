@@ -63,10 +63,11 @@ def moved_batch(packed: PackedCrops, config: AugmentConfig, maps: bool = False) 
     rows = hands(packed)
     slots = [(int(row), int(row)) for row in rows]
     batch = make_batch(packed, slots, [np.random.default_rng([5, i]) for i in range(len(rows))], 64, config, maps=maps)
-    crops = [
-        placed(packed.crop_of(int(row)), PACK.margin, 64, np.random.default_rng([5, i]), config)
-        for i, row in enumerate(rows)
-    ]
+    crops = []
+    for i, row in enumerate(rows):
+        rng = np.random.default_rng([5, i])
+        wrong_side = rng.random() < config.wrong_side
+        crops.append(placed(packed.crop_of(int(row)), PACK.margin, 64, rng, config, wrong_side=wrong_side))
     first = Batch(
         *(getattr(batch, name)[:: 1 if name in ("pair", "relative") else 2] for name in Batch.__annotations__)
     )
@@ -220,7 +221,7 @@ def test_some_frames_are_kept_for_validation(packed: PackedCrops) -> None:
 
 def test_looks_change_pixels_and_nothing_else(packed: PackedCrops) -> None:
     row = int(hands(packed)[0])
-    crop = placed(packed.crop_of(row), PACK.margin, 64, np.random.default_rng(0), STILL)
+    crop = placed(packed.crop_of(row), PACK.margin, 64, np.random.default_rng(0), STILL, wrong_side=False)
     plain = picture(packed, row, crop, np.random.default_rng(1), STILL)
     changed = picture(packed, row, crop, np.random.default_rng(1), AugmentConfig(cover=1.0))
     assert plain.shape == changed.shape == (64, 64, 3) and plain.dtype == changed.dtype == np.uint8

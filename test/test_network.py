@@ -7,18 +7,22 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from made_hands import make_hand
 from made_network import SMALL, random_network
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from a2p_ros.camera import CameraModel
 from a2p_ros.errors import ConfigError, InputError, WeightsError
 from a2p_ros.network.backbone import ResNet, fold_norms, make_backbone, read_imagenet
 from a2p_ros.network.config import FULL, LITE, NetworkConfig
 from a2p_ros.network.fusion import Fusion, Projection
 from a2p_ros.network.heads import JointHead, sample
 from a2p_ros.network.model import A2PNetwork, HandNetwork, flops, normalised
+from a2p_ros.network.relative import flipped, wrists_by_size
 from a2p_ros.torch_rotations import matrix_from_6d, sixd_from_matrix
+from a2p_ros.types import Side
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -69,7 +73,7 @@ def test_the_full_backbone_is_torchvisions_resnet_50() -> None:
 def test_sizes_of_the_presets() -> None:
     with torch.device("meta"):
         lite, full = A2PNetwork(LITE), A2PNetwork(FULL)
-    assert 1.5e9 < flops(lite) < 2.5e9
+    assert 0.9e9 < flops(lite) < 1.6e9
     assert 4e6 < parameters(lite) < 8e6
     assert 40e9 < flops(full) < 60e9
     assert 50e6 < parameters(full) < 70e6
@@ -191,10 +195,10 @@ def test_the_priors_are_seen() -> None:
     net = random_network(dataclasses.replace(SMALL, mode="foundation")).hand
     crops, priors = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 16, SMALL.prior_channels)
     first = net(crops, priors).keypoints
-    assert (net(crops, -priors).keypoints - first).abs().max() > 1e-3
+    assert (net(crops, -priors).keypoints - first).abs().max() > 1e-4
     other = priors.clone()
     other[:, 1] = torch.randn(1, 16, SMALL.prior_channels)  # one encoder of the three
-    assert (net(crops, other).keypoints - first).abs().max() > 1e-3
+    assert (net(crops, other).keypoints - first).abs().max() > 1e-4
 
 
 def test_fewer_priors_take_part() -> None:
@@ -296,3 +300,24 @@ def test_crops_are_normalised_as_on_imagenet() -> None:
     assert found.shape == (1, 3, 1, 2)
     torch.testing.assert_close(found[0, :, 0, 0], torch.zeros(3), atol=0.01, rtol=0)
     torch.testing.assert_close(found[0, 2, 0, 1], torch.tensor((1 - 0.406) / 0.225))
+
+
+def test_wrists_of_hands_of_mean_size_follow_from_their_bones() -> None:
+    """Hands drawn by smplx's path, far enough away for weak perspective."""
+    rng = np.random.default_rng(0)
+    camera = CameraModel.assume(640, 480, 1.0)
+    hands = [
+        make_hand(side, rng, camera, pixel=(x, 240.0), depth=z, betas=np.zeros(10), strength=0.3)
+        for side, x, z in ((Side.LEFT, 260.0, 1.5), (Side.RIGHT, 400.0, 1.2))
+    ]
+    rays = [hand.joints[:, :2] / hand.joints[:, 2:] for hand in hands]
+    width = 0.4
+    keypoints = torch.tensor(np.stack(rays)[None] / width, dtype=torch.float32)
+    depth = torch.tensor(np.stack([h.joints[:, 2] - h.joints[0, 2] for h in hands])[None], dtype=torch.float32)
+    network = A2PNetwork(SMALL).relative
+    found = wrists_by_size(keypoints, depth, torch.tensor([width]), network.bones)[0].numpy()
+    for hand, wrist in zip(hands, found, strict=True):
+        assert np.linalg.norm(wrist - hand.joints[0]) < 0.06 * hand.joints[0, 2]
+    mirrored = flipped(keypoints, depth, torch.zeros(1, 3))
+    swapped = wrists_by_size(*mirrored[:2], torch.tensor([width]), network.bones)[0].numpy()
+    np.testing.assert_allclose(swapped[::-1] * [-1, 1, 1], found, atol=1e-6)

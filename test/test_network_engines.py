@@ -97,7 +97,7 @@ def test_engines_give_what_the_network_gives(folder, engine) -> None:
 def test_the_lite_network_in_both_engines(tmp_path, mode) -> None:
     pytest.importorskip("onnxruntime")
     write(tmp_path, random_network(dataclasses.replace(LITE, mode=mode), seed=5))
-    crops = crops_of(2, 128)
+    crops = crops_of(2, LITE.resolution)
     a, b = (vars(opened(tmp_path, engine)(crops)) for engine in ("torch", "onnx"))
     assert np.abs(a["keypoints"][0] - a["keypoints"][1]).max() > 0.01  # they say something of the crops
     for name in OUTPUTS:

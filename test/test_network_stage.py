@@ -69,7 +69,7 @@ def test_a_true_answer_arrives_as_the_truth(camera: CameraModel) -> None:
             seen = found[hand.side]
             assert seen is not None and seen.regressed is not None and seen.at_joints
             assert seen.regressed.side is hand.side and (seen.right > 0.9) is (hand.side is Side.RIGHT)
-            np.testing.assert_allclose(seen.keypoints_px, pixels_of(hand, camera), atol=0.15)
+            np.testing.assert_allclose(seen.keypoints_px, pixels_of(hand, camera), atol=0.3)
             told = np.concatenate([seen.regressed.global_orient[None], seen.regressed.hand_pose])
             truth = np.concatenate([hand.root[None], hand.rotations])
             assert np.degrees(Rotation.from_matrix(np.swapaxes(told, 1, 2) @ truth).magnitude()).max() < 0.15
@@ -167,7 +167,7 @@ def test_the_tracker_names_the_hands_and_keeps_them() -> None:
         found = tracker.update(stage(image, tracker.regions(image, detector), PLAIN))
         for hand in hands:
             assert found[hand.side] is not None
-            np.testing.assert_allclose(found[hand.side].keypoints_px, pixels_of(hand, PLAIN), atol=0.2)
+            np.testing.assert_allclose(found[hand.side].keypoints_px, pixels_of(hand, PLAIN), atol=0.4)
     assert len(asked) == 1, "followed hands need no detector"
 
 

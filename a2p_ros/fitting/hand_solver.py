@@ -160,7 +160,7 @@ class HandProblem:
     """Residuals of some hands, each over its standard deviation, and their minimum.
 
     - projection of the landmarks against the keypoints, robust (Geman-McClure);
-    - landmarks against 3D keypoints, their scale the model's, their origin free;
+    - landmarks against 3D keypoints, their scale the model's unless they are ``metric``, their origin free;
     - angles against a relaxed hand, or what a network says of this one, last frame's angles, and the limits of
       human joints.
     """
@@ -172,7 +172,9 @@ class HandProblem:
     # Half the range of a joint, but a hinge's play is nearly none and twist follows the finger, it does not lead.
     _relaxed_sigma = np.clip((_limits[..., 1] - _limits[..., 0]) / 2, 0.03, 0.8) * np.array([0.5, 1.0, 0.7])
 
-    def __init__(self, skeleton: Skeleton, betas: Float[np.ndarray, "10"], measured: Measured) -> None:
+    def __init__(
+        self, skeleton: Skeleton, betas: Float[np.ndarray, "10"], measured: Measured, *, metric: bool = False
+    ) -> None:
         self._skeleton = skeleton
         self._measured = measured
         self._rest = skeleton.rest(betas)
@@ -185,7 +187,8 @@ class HandProblem:
         flat = self._rest + skeleton.shift
         bones = _bone_lengths(measured.points)
         model_bones = _bone_lengths(flat)
-        scale = np.median(model_bones / np.maximum(bones, 1e-6), axis=1)
+        # Errors of depth make bones longer: points that are metric, of a hand of this size, must not be shrunk for it.
+        scale = np.where(metric, 1.0, np.median(model_bones / np.maximum(bones, 1e-6), axis=1))
         points = self._points = measured.points * scale[:, None, None]
         palm = points[:, _PALM] - points[:, _PALM].mean(1, keepdims=True)
         model_palm = flat[:, _PALM] - flat[:, _PALM].mean(1, keepdims=True)

@@ -120,7 +120,9 @@ class KeypointFit:
         ]
         betas, told = self._betas(regressed)
         measured = Measured.of(list(hands.values()), camera)
-        problem = HandProblem(skeleton, betas, measured)
+        metric = told and self._regressed_shape is not None and self._regressed_shape.as_said
+        metric = metric and all(hand.at_joints for hand in hands.values())
+        problem = HandProblem(skeleton, betas, measured, metric=metric)
         solved = self._solve(problem, measured, list(hands), skeleton, regressed)
 
         good = np.isfinite(solved.cost) & (solved.error <= self.config.max_error)

@@ -27,12 +27,12 @@ class NetworkConfig(Checked):
     segmentation: bool = setting(True, "The prior encoder for part segmentation takes part.")
     depth: bool = setting(True, "The prior encoder for depth takes part.")
     prior_channels: int = setting(192, "Features a token of the prior encoders.", low=1)
-    resolution: int = setting(128, "Edge of the crops [px].", low=32, high=1024)
+    resolution: int = setting(96, "Edge of the crops [px].", low=32, high=1024)
     layers: Literal[18, 50] = setting(18, "ResNet-18 (basic blocks) or ResNet-50 (bottlenecks).")
     width: int = setting(32, "Channels of the ResNet's first stage; 64 in the paper.", low=16)
     last_width: int = setting(192, "Channels of its last stage, before a bottleneck's expansion.", low=16)
     last_stride: int = setting(
-        1, "Stride of its last stage: 1 gives 8 x 8 tokens of 128 px, 2 of 256 px.", low=1, high=2
+        1, "Stride of its last stage: 1 gives 6 x 6 tokens of 96 px, 2 gives 8 x 8 of 256 px.", low=1, high=2
     )
     token_dim: int = setting(128, "Channels of a token.", low=16)
     fusion_layers: int = setting(2, "Layers of the transformer encoder of eq. 2; ours.", low=1, high=32)
@@ -46,6 +46,7 @@ class NetworkConfig(Checked):
         high=1.0,
     )
     joint_features: int = setting(128, "Channels that are sampled at the joints; 512 in InterWild.", low=16)
+    rotation_hidden: int = setting(256, "Units between what is sampled at the joints and the rotations; ours.", low=16)
     relative_features: int = setting(64, "Channels of the small network for the relative translation; ours.", low=16)
 
     def __post_init__(self) -> None:

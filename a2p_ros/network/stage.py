@@ -55,10 +55,17 @@ class _Look:
     hand: HandKeypoints
     as_assumed: float
 
+    def against(self, other: float) -> _Look:
+        """The same, where the crop mirrored the other way was taken for the assumed side with this probability."""
+        for_it, against_it = self.as_assumed * (1 - other), (1 - self.as_assumed) * other
+        as_assumed = for_it / max(for_it + against_it, 1e-6)
+        right = 1 - as_assumed if self.crop.mirrored else as_assumed
+        return replace(self, as_assumed=as_assumed, hand=replace(self.hand, right=right))
+
     @property
     def quality(self) -> float:
-        """How likely this is a hand, and of the side that was assumed."""
-        return self.hand.presence * self.as_assumed
+        """How likely this is a hand, of the side that was assumed, whose joints are where they seem to be."""
+        return self.hand.presence * self.as_assumed * float(np.clip(self.hand.confidence.mean(), 0.05, 1.0))
 
 
 class NetworkStage:
@@ -95,7 +102,10 @@ class NetworkStage:
             for right in _sides(region)
         ]
         best: dict[int, _Look] = {}
+        told: dict[tuple[int, bool], float] = {}
         for row, look in self._looks(image, wanted, camera):
+            side = row, look.crop.mirrored
+            told[side] = max(look.as_assumed, told.get(side, 0.0))
             if row not in best or look.quality > best[row].quality:
                 best[row] = look
         again = [(row, *self._next(look)) for row, look in best.items() if _is_worth_another(look)]
@@ -104,6 +114,9 @@ class NetworkStage:
             same_side = look.crop.mirrored is best[row].crop.mirrored
             if look.quality > best[row].quality or (same_side and look.hand.presence >= self.min_presence):
                 best[row] = look
+        for row, look in best.items():
+            if (against := told.get((row, not look.crop.mirrored))) is not None:
+                best[row] = look.against(against)
         return [self._answer(best.get(row), region, image, camera) for row, region in enumerate(regions)]
 
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Apart | None:
@@ -133,7 +146,7 @@ class NetworkStage:
             x, y, size = square_of(region)
             assert region.rotation is not None
             crop = Crop((x, y), size, region.rotation, self._engine.resolution, mirrored=not right)
-            seen = crop.extract(image)
+            seen = crop.extract_averaged(image)
             if int(seen.max()) - int(seen.min()) >= LEAST_CONTRAST:
                 rows.append((row, region))
                 crops.append(crop)

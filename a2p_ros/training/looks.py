@@ -38,6 +38,10 @@ class Looks(Protocol):
         """Blur, even or along a line."""
 
     @property
+    def sharp(self) -> float:
+        """More sharpness."""
+
+    @property
     def coarse(self) -> float:
         """A detour over fewer pixels."""
 
@@ -68,6 +72,10 @@ def looks(image: Image, rng: np.random.Generator, config: Looks) -> Image:
         image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < config.blur:
         image = _blurred(image, rng)
+    elif rng.random() < config.sharp:
+        soft = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.6, 1.5)))
+        amount = float(rng.uniform(0.3, 1.5))
+        image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
     if rng.random() < config.noise:
         fine = rng.integers(0, 256)  # a tile of noise costs a tenth of noise for each pixel
         image = cv2.add(image, _noise(height, width, int(fine), float(rng.uniform(1, 8))), dtype=cv2.CV_8U)

@@ -40,6 +40,7 @@ class AugmentConfig(Checked):
     light: float = setting(0.2, "Chance of uneven light.", low=0.0, high=1.0)
     texture: float = setting(0.08, "Chance of a texture over all of it.", low=0.0, high=1.0)
     blur: float = setting(0.1, "Chance of blur, even or along a line.", low=0.0, high=1.0)
+    sharp: float = setting(0.1, "Chance of more sharpness.", low=0.0, high=1.0)
     coarse: float = setting(0.06, "Chance of a detour over fewer pixels.", low=0.0, high=1.0)
     noise: float = setting(0.15, "Chance of noise.", low=0.0, high=1.0)
     jpeg: float = setting(0.2, "Chance of JPEG's losses.", low=0.0, high=1.0)

@@ -31,12 +31,15 @@ class AugmentConfig(Checked):
     most_shift: float = setting(0.2, "Largest shift [edges].", low=0.0, high=0.5)
     turn: float = setting(math.radians(18), "Largest common turn [rad].", low=0.0, high=math.pi)
     far_turn: float = setting(0.06, "Chance of a turn of up to a right angle.", low=0.0, high=1.0)
-    wrong_side: float = setting(0.1, "Chance that a crop is mirrored as for the other hand.", low=0.0, high=1.0)
+    wrong_side: float = setting(
+        0.1, "Chance that the crops of a slot are mirrored as for the other hand.", low=0.0, high=1.0
+    )
     colour: float = setting(0.85, "Chance of other colours.", low=0.0, high=1.0)
     grey: float = setting(0.06, "Chance of no colours.", low=0.0, high=1.0)
     light: float = setting(0.3, "Chance of uneven light.", low=0.0, high=1.0)
     texture: float = setting(0.15, "Chance of a texture over all of it.", low=0.0, high=1.0)
     blur: float = setting(0.25, "Chance of blur, even or along a line.", low=0.0, high=1.0)
+    sharp: float = setting(0.2, "Chance of more sharpness.", low=0.0, high=1.0)
     coarse: float = setting(0.2, "Chance of a detour over fewer pixels.", low=0.0, high=1.0)
     noise: float = setting(0.3, "Chance of noise.", low=0.0, high=1.0)
     jpeg: float = setting(0.2, "Chance of JPEG's losses.", low=0.0, high=1.0)
@@ -45,21 +48,37 @@ class AugmentConfig(Checked):
     @classmethod
     def tracked(cls) -> AugmentConfig:
         """What tracking errs by and nothing else: for validation."""
-        chances = ("far_turn", "wrong_side", "colour", "grey", "light", "texture", "blur", "coarse", "noise", "jpeg")
+        chances = (
+            "far_turn",
+            "wrong_side",
+            "colour",
+            "grey",
+            "light",
+            "texture",
+            "blur",
+            "sharp",
+            "coarse",
+            "noise",
+            "jpeg",
+        )
         return cls(scale=0.1, shift=0.03, turn=math.radians(9), cover=0.0, **dict.fromkeys(chances, 0.0))
 
 
-def placed(kept: Crop, margin: float, resolution: int, rng: np.random.Generator, config: AugmentConfig) -> Crop:
-    """The crop, in the frame, that is cut instead of the hand's true square, of which ``kept`` is ``margin`` times."""
+def placed(
+    kept: Crop, margin: float, resolution: int, rng: np.random.Generator, config: AugmentConfig, *, wrong_side: bool
+) -> Crop:
+    """The crop, in the frame, that is cut instead of the hand's true square, of which ``kept`` is ``margin`` times.
+
+    ``wrong_side``: mirrored as for the other hand.
+    """
     square = kept.size / margin
     scale = 1 + config.scale * float(np.clip(rng.normal(0, 0.5), -1, 1))
     shift = np.clip(rng.normal(0, config.shift, 2), -config.most_shift, config.most_shift) * square
     turn = config.turn * rng.uniform(-1, 1)
     if rng.random() < config.far_turn:
         turn = rng.uniform(-math.pi / 2, math.pi / 2)
-    mirrored = kept.mirrored ^ (rng.random() < config.wrong_side)
     centre = (kept.centre[0] + float(shift[0]), kept.centre[1] + float(shift[1]))
-    return Crop(centre, square * scale, kept.rotation + float(turn), resolution, bool(mirrored))
+    return Crop(centre, square * scale, kept.rotation + float(turn), resolution, kept.mirrored ^ wrong_side)
 
 
 def picture(

@@ -122,9 +122,11 @@ def make_batch(
     rows = np.array([row for slot in slots for row in slot])
     crops, pictures, pairs_of_maps = list[Crop](), list[np.ndarray](), list[np.ndarray]()
     for slot, rng in zip(slots, rngs, strict=True):
+        # Both or none: a pair of which one is mirrored wrongly would have no relative translation.
+        wrong_side = rng.random() < config.wrong_side
         for row in slot:
             kept = packed.crop_of(row)
-            crop = placed(kept, packed.config.margin, resolution, rng, config)
+            crop = placed(kept, packed.config.margin, resolution, rng, config, wrong_side=wrong_side)
             crops.append(crop)
             pictures.append(picture(packed, row, crop, rng, config))
             if maps:

@@ -15,6 +15,8 @@ from a2p_ros.training.fae.config import LossWeights
 
 #: 2.5D joints are counted in cells of a heat map of so many cells an edge, as InterWild's.
 _CELLS = 8
+#: How many crops show the assumed side for each that does not (`AugmentConfig.wrong_side`).
+_WRONG_SIDES = 9.0
 #: Spread of the heat maps' Gaussians [crop edges], and the least in cells.
 _SPREAD, _LEAST_SPREAD = 0.03, 0.6
 
@@ -43,7 +45,7 @@ def hand_losses(
         "camera": _l1(projected, batch.keypoints, inside),
         "confidence": _cross_entropy(outputs.joint_confidence, _trusted(outputs, batch), learns[:, None]),
         "presence": _cross_entropy(outputs.presence, batch.hand, torch.ones_like(batch.hand)),
-        "side": _cross_entropy(outputs.as_assumed, batch.as_assumed, batch.hand),
+        "side": _cross_entropy(outputs.as_assumed, batch.as_assumed, batch.hand * _evened(batch.as_assumed)),
     }
     return {name: getattr(weights, name) * part for name, part in parts.items()}
 
@@ -93,6 +95,11 @@ def gaussian(place: Float[Tensor, "n 21"], cells: int, spread: float) -> Float[T
     centres = (torch.arange(cells, device=place.device) + 0.5) / cells - 0.5
     spread = max(spread, _LEAST_SPREAD / cells)
     return functional.softmax(-((centres - place[..., None]) / spread).square() / 2, -1)
+
+
+def _evened(as_assumed: Bool[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Weights that make crops of the wrong side count as much as all the others: an answer must not presume any."""
+    return torch.where(as_assumed, 1.0, _WRONG_SIDES)
 
 
 def _trusted(outputs: HandOutputs, batch: Batch) -> Bool[Tensor, "n 21"]:

@@ -46,15 +46,18 @@ class Score:
             "mrrpe_mm": 1000 * (relative.float() - batch.relative).norm(dim=-1)[batch.pair],
             "confidence_right": (trusted == (pixels < CONFIDENT)).float().mean(-1),
             "presence_right": ((outputs.presence > 0) == batch.hand).float(),
-            "side_right": ((outputs.as_assumed > 0) == batch.as_assumed).float()[batch.hand],
+            "side_kept": (outputs.as_assumed > 0).float()[batch.learns],
+            "side_refused": (outputs.as_assumed <= 0).float()[batch.hand & ~batch.as_assumed],
         }
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.sum())
             self.counts[name] = self.counts.get(name, 0) + len(value)
 
     def result(self) -> dict[str, float]:
-        """Means; a figure of nothing is left out."""
-        return {name: self.sums[name] / self.counts[name] for name in self.sums if self.counts[name]}
+        """Means; a figure of nothing is left out. ``side_right`` is the mean of both sides: guessing gives 0.5."""
+        found = {name: self.sums[name] / self.counts[name] for name in self.sums if self.counts[name]}
+        sides = [found[name] for name in ("side_kept", "side_refused") if name in found]
+        return found | ({"side_right": sum(sides) / len(sides)} if sides else {})
 
 
 def overlay(batch: Batch, outputs: HandOutputs, columns: int = 8, edge: int = 192) -> Image:
