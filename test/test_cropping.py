@@ -120,3 +120,17 @@ def test_bad_geometry_is_refused(bad) -> None:
 def test_bad_points_are_refused() -> None:
     with pytest.raises(InputError, match=r"expected points \(..., 2\), got \(4, 3\)"):
         Crop((0.0, 0.0), 10.0, 0.0, 64).to_crop(np.zeros((4, 3)))
+
+
+def test_an_averaged_crop_shows_what_it_covers_and_no_aliases() -> None:
+    y, x = np.mgrid[:480, :640]
+    ramp = np.stack([x * 0.35, y * 0.45, 0 * x], -1).astype(np.uint8)
+    crop = Crop((300.3, 250.2), 290.0, 0.3, 96)
+    inner = np.s_[4:-4, 4:-4]
+    apart = crop.extract_averaged(ramp)[inner].astype(int) - crop.extract(ramp)[inner]
+    assert np.abs(apart).max() <= 1
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    # The mean of nine pixels has a third of their spread.
+    assert crop.extract(noise).std() > 35 and crop.extract_averaged(noise)[inner].std() < 25
+    small = Crop((300.3, 250.2), 80.0, 0.3, 96)
+    np.testing.assert_array_equal(small.extract_averaged(ramp), small.extract(ramp))

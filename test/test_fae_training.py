@@ -154,6 +154,19 @@ def test_crops_without_a_hand_or_mirrored_wrongly_teach_only_that(batch: Batch) 
         assert {name for name, part in parts.items() if float(part) > 1e-3} == taught
 
 
+def test_the_side_is_learnt_without_presuming_any(batch: Batch) -> None:
+    """Of ten crops one is mirrored wrongly: to say nothing must cost less than to say that all are right."""
+    ten = [i % len(batch) for i in range(10)]
+    some = Batch(*(v if n in ("pair", "relative") else v[ten] for n, v in vars(batch).items()))
+    some = replace(some, hand=torch.ones(10, dtype=bool), as_assumed=torch.arange(10) > 0)
+
+    def loss(logit: float) -> float:
+        outputs = replace(truth(some), as_assumed=torch.full((10,), logit))
+        return float(hand_losses(outputs, some, RIGHT, 0.2, LossWeights())["side"])
+
+    assert loss(0.0) < loss(1.0) and loss(0.0) < loss(-1.0)
+
+
 def test_heat_maps_are_pulled_to_one_place() -> None:
     """Between two places, the mean of both is worse than either."""
     place = torch.tensor([[[0.21875, 0.03125]]])

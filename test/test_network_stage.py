@@ -8,15 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from made_hands import MODELS, MadeHand, make_hand, smplx_joints
 from scipy.spatial.transform import Rotation
 from true_engine import TrueEngine, pixels_of, place_picture
 
 from a2p_ros.camera import CameraModel
-from a2p_ros.config import LandmarkConfig, NetworkStageConfig
+from a2p_ros.config import LandmarkConfig, NetworkStageConfig, PlacementConfig
 from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.errors import DeviceError
 from a2p_ros.fitting.keypoint_fit import KeypointFit
+from a2p_ros.hand import hand_length
 from a2p_ros.measuring import HybridMeasuring, overlapping
 from a2p_ros.network.regressed_pose import RegressedPose
 from a2p_ros.network.stage import NetworkStage
@@ -117,6 +119,24 @@ def test_of_an_unclear_side_both_are_tried_at_once() -> None:
     found = stage_of(engine)(place_picture(PLAIN), [region(hand, PLAIN, right=0.5) for hand in hands], PLAIN)
     assert engine.batches == [4]
     assert [hand.regressed.side for hand in found] == [Side.LEFT, Side.RIGHT]
+
+
+@pytest.mark.parametrize("other", [0.9, 0.2])
+def test_the_side_is_what_both_ways_of_looking_say_together(other: float) -> None:
+    """A network that takes nine of ten crops for the assumed side must not make any side certain."""
+    hand = make_hand(Side.LEFT, np.random.default_rng(12), PLAIN, pixel=(330, 240), depth=0.5)
+
+    class Presuming(TrueEngine):
+        def __call__(self, crops: np.ndarray) -> SimpleNamespace:
+            out = super().__call__(crops)
+            out.as_assumed = np.where(out.as_assumed > 0.5, 0.9, other)
+            return out
+
+    (found,) = stage_of(Presuming([hand], PLAIN))(place_picture(PLAIN), [region(hand, PLAIN, right=0.5)], PLAIN)
+    assert found is not None and (other == 0.9 or found.regressed.side is Side.LEFT)
+    # By Bayes, from odds of 9 for a left hand and of other / (1 - other) for a right one.
+    odds = 9 / (other / (1 - other))
+    assert found.right == pytest.approx(1 - odds / (1 + odds), abs=1e-3)
 
 
 def test_a_wrong_guess_of_the_side_is_put_right() -> None:
@@ -224,9 +244,10 @@ def test_bad_regions_give_no_hand() -> None:
         dataclasses.replace(good, square=(math.nan, 1.0, 2.0)),
         dataclasses.replace(good, square=(1.0, 1.0, 0.0)),
         dataclasses.replace(good, box=Box(-400, -400, -300, -300)),
+        dataclasses.replace(good, rotation=math.nan),
     ]
     found = stage_of(TrueEngine([hand], PLAIN))(place_picture(PLAIN), [*bad, good], PLAIN)
-    assert found[:3] == [None] * 3 and found[3] is not None
+    assert found[:4] == [None] * 4 and found[4] is not None
     assert stage_of(TrueEngine([hand], PLAIN))(place_picture(PLAIN), [], PLAIN) == []
 
 
@@ -321,3 +342,27 @@ def test_both_takes_landmarks_with_the_networks_pose_where_hands_are_apart() -> 
     assert answer(None, found, 0, 300) == ([found, found], "apart")
     assert answer(points, None, 0, 300)[0] == [points, points]
     assert answer(None, None, 0, 300)[0] == [None, None]
+
+
+def test_metric_points_are_not_shrunk() -> None:
+    """Errors of depth make a hand's bones longer; a fit that scales them to its own makes the whole hand too flat."""
+    errors = []
+    for length in (0.0, None):
+        rng, total = np.random.default_rng(16), 0.0
+        for _ in range(12):
+            hands = hands_of(rng, PLAIN)
+            found, _ = measured(hands, PLAIN)
+            noisy = {
+                s: dataclasses.replace(h, keypoints_3d=h.keypoints_3d + rng.normal(0, [0, 0, 0.018], (21, 3)))
+                for s, h in found.items()
+            }
+            # A length that is told takes the points' size from them.
+            true = hand_length(MODELS.right, torch.tensor(found.right.regressed.betas[None], dtype=torch.float32))
+            placement = PlacementConfig(hand_length=float(true[0]) if length is None else length)
+            poses = KeypointFit(MODELS, placement=placement)(Pair(noisy[Side.LEFT], noisy[Side.RIGHT]), PLAIN)
+            total += sum(
+                np.linalg.norm(poses[hand.side].joints - (hand.joints - hand.joints[0]), axis=1).mean()
+                for hand in hands
+            )
+        errors.append(total)
+    assert errors[0] < 0.99 * errors[1]
