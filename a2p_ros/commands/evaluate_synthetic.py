@@ -163,11 +163,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['n']} frames, {result['hands_left_out']} hands hardly seen or small not counted, "
         f"{result['seconds']:.0f} s; stages: {', '.join(f'{k} = {v}' for k, v in result['stages'].items())}",
-        "Errors in mm, shares in %. XY, Z: parts of MPJPE; P@: joints within that share of the hand's box; crop: "
+        "Errors in mm, means over the hands found; shares in %. XY, Z: parts of MPJPE; P@: joints within that share of the hand's box; crop: "
         "measured points within that share of the crop's edge.",
     ]
     jitter = f", jittered by {result['jitter']:g}" if result["jitter"] else ""
-    lines += _table(f"true boxes and sides{jitter}: every hand measured by every method", result)
+    lines += _table(f"true boxes and sides{jitter}: every method asked for every hand", result)
     lines += _table("the same, hands that all methods found", result["both_found"])
     for name, touched in result["repair"].items():
         lines += ["", f"{name} touched {touched['frames']} frames"]
@@ -191,14 +191,16 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 
 def _table(title: str, groups: dict[str, Any]) -> list[str]:
-    lines = ["", title, f"{'':<24}{'hands':>6}" + "".join(f"{name:>8}" for name, _, _ in _COLUMNS)]
+    lines = ["", title, f"{'':<24}{'hands':>6}{'found':>6}" + "".join(f"{name:>8}" for name, _, _ in _COLUMNS)]
     for group in ("single", "interacting"):
         lines += [f" {group}", *(_row(name, row) for name, row in groups[group].items())]
     return lines
 
 
 def _row(name: str, row: dict[str, Any]) -> str:
-    return f"  {name:<22}{row['hands']:>6}" + "".join(f"{factor * row[key]:>8.1f}" for _, key, factor in _COLUMNS)
+    return f"  {name:<22}{row['hands']:>6}{row['measured']:>6}" + "".join(
+        f"{factor * row[key]:>8.1f}" for _, key, factor in _COLUMNS
+    )
 
 
 def _stream(args: argparse.Namespace) -> int:
