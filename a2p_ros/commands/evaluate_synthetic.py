@@ -163,8 +163,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['n']} frames, {result['hands_left_out']} hands hardly seen or small not counted, "
         f"{result['seconds']:.0f} s; stages: {', '.join(f'{k} = {v}' for k, v in result['stages'].items())}",
-        "Errors in mm, means over the hands found; shares in %. XY, Z: parts of MPJPE; P@: joints within that share of the hand's box; crop: "
-        "measured points within that share of the crop's edge.",
+        "Errors in mm, means over the hands found; shares in %. XY, Z: parts of MPJPE; P@: joints within that share of "
+        "the hand's box; crop: measured points within that share of the crop's edge.",
     ]
     jitter = f", jittered by {result['jitter']:g}" if result["jitter"] else ""
     lines += _table(f"true boxes and sides{jitter}: every method asked for every hand", result)
