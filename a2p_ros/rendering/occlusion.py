@@ -16,7 +16,7 @@ _RADII = (0.013, 0.012, 0.0095, 0.0085, *(0.011, 0.0085, 0.0075, 0.0068) * 3, 0.
 _FOREARM = ((0.03, 0.020), (0.07, 0.025), (0.12, 0.030), (0.18, 0.036))
 _STRENGTH = 0.8
 #: Points at a time: what is computed of them stays in the processor's cache.
-_BLOCK = 256
+_BLOCK = 512
 #: The palm's long bones hold four spheres, the first well inside the hand; the fingers' hold two.
 _ON_BONES = [
     (a, b, t, radius)
