@@ -39,13 +39,14 @@ class TrainConfig(Checked):
     """How the detector is trained."""
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31)
-    steps: int = setting(10_000, "Steps of the optimiser.", low=1)
+    steps: int = setting(22_000, "Steps of the optimiser.", low=1)
     batch: int = setting(48, "Pictures a step, over all processes.", low=1)
     height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     small_share: float = setting(
-        0.8,
-        "Share of the steps, the first ones, on small pictures: they teach as much for half of the time.",
+        0.6,
+        "Share of the steps, the first ones, on small pictures: they teach as much for half of the time. The others need "
+        "a good part of the learning rate.",
         low=0.0,
         high=1.0,
     )
