@@ -45,8 +45,8 @@ class TrainConfig(Checked):
     width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     small_share: float = setting(
         0.6,
-        "Share of the steps, the first ones, on small pictures: they teach as much for half of the time. The others need "
-        "a good part of the learning rate.",
+        "Share of the steps, the first ones, on small pictures: they teach as much for half of the time. The "
+        "others need a good part of the learning rate.",
         low=0.0,
         high=1.0,
     )
