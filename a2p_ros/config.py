@@ -123,8 +123,10 @@ class NetworkStageConfig(Checked):
         "fitted the network's pose is their start and what they do not tell.",
     )
     weights: str = setting("", "Folder with the network's weights; empty = those shipped for the hand model.")
-    engine: Literal["auto", "torch", "onnx"] = setting(
-        "auto", "What runs the network: torch, onnxruntime, or auto = the faster one that works here."
+    engine: Literal["auto", "torch", "onnx", "int8"] = setting(
+        "auto",
+        "What runs the network: torch, onnxruntime (onnx), onnxruntime with convolutions in 8 bit on a processor "
+        "(int8), or auto = the faster one in 32 bit that works here.",
     )
     min_presence: float = setting(
         0.5, "A hand whose presence the network puts lower is lost.", low=0.0, high=1.0, runtime=True

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from a2p_ros import cli
 from a2p_ros.commands import export as export_command
 from a2p_ros.config import DeviceConfig, NetworkStageConfig
-from a2p_ros.errors import DeviceError, InputError, MissingDependencyError, WeightsError
+from a2p_ros.errors import ConfigError, DeviceError, InputError, MissingDependencyError, WeightsError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.network import weights
 from a2p_ros.network.backbone import make_backbone
@@ -287,9 +287,13 @@ def test_a_graph_in_8_bit_is_near_and_says_how_near(tmp_path, capsys, monkeypatc
     assert cli.main(["export", str(tmp_path), "--int8", "frames", "--json"]) == 0
     lost = json.loads(capsys.readouterr().out.splitlines()[-1])["int8"]
     assert lost == weights.load(tmp_path, MODELS.right.name).card["int8"]
-    assert (tmp_path / weights.HAND_GRAPH).stat().st_size < 0.7 * (plain / weights.HAND_GRAPH).stat().st_size
+    assert (tmp_path / weights.INT8_GRAPH).stat().st_size < 0.7 * (plain / weights.HAND_GRAPH).stat().st_size
     # The other half of the crops calibrated it.
-    a, b = (opened(folder, "onnx")(crops_of(32)[1::2]) for folder in (plain, tmp_path))
+    a, same, b = (
+        opened(folder, engine)(crops_of(32)[1::2])
+        for folder, engine in ((plain, "onnx"), (tmp_path, "onnx"), (tmp_path, "int8"))
+    )
+    np.testing.assert_array_equal(a.keypoints, same.keypoints)
     moved = np.linalg.norm(a.keypoints - b.keypoints, axis=-1).mean()
     assert 0 < moved < 0.02
     assert lost["keypoints_edges"] == pytest.approx(moved, rel=0.05)
@@ -301,6 +305,10 @@ def test_a_graph_in_8_bit_is_near_and_says_how_near(tmp_path, capsys, monkeypatc
     # Exported again without, it is as it was.
     assert cli.main(["export", str(tmp_path)]) == 0
     assert "int8" not in weights.load(tmp_path, MODELS.right.name).card
+    with pytest.raises(WeightsError, match=r"no network_int8\.onnx is described"):
+        opened(tmp_path, "int8")
+    with pytest.raises(ConfigError, match="int8 runs on a processor"):
+        make_engine(NetworkStageConfig(weights=str(tmp_path), engine="int8"), DeviceConfig(device="cuda"), MODELS)
 
 
 def test_few_crops_calibrate_nothing(folder) -> None:

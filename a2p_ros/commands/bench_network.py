@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,7 +33,9 @@ def add(kinds: Any) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", metavar="DIR", help="folder that `a2p train fae` wrote")
     source.add_argument("--preset", choices=("lite", "full"), help="sizes of the network; weights are random")
-    parser.add_argument("--engine", choices=("all", "torch", "onnx"), default="all", help="what runs the network")
+    parser.add_argument(
+        "--engine", choices=("all", "torch", "onnx", "int8"), default="all", help="what runs the network"
+    )
     parser.add_argument("--hands", type=int, default=2, metavar="N", help="crops at once")
     parser.add_argument("--repeats", type=int, default=200, metavar="N", help="runs that are measured")
     parser.add_argument("--warm-up", type=int, default=20, metavar="N", help="runs before those")
@@ -98,12 +101,15 @@ def _engines(
     from a2p_ros.network.export import export
     from a2p_ros.network.onnx_engine import OnnxEngine
     from a2p_ros.network.torch_engine import TorchEngine
-    from a2p_ros.network.weights import add_graphs, find
+    from a2p_ros.network.weights import INT8_GRAPH, add_graphs, find
 
     engines: dict[str, Engine] = {}
-    if args.engine != "onnx":
+    if args.engine in ("all", "torch"):
         engines["torch"] = TorchEngine(loaded, device)
-    if args.engine != "torch":
+    files = find(folder, hand_model)
+    if args.engine == "int8" or (args.engine == "all" and INT8_GRAPH in files.card["sha256"]):
+        engines["int8"] = OnnxEngine(files, dataclasses.replace(device, device="cpu"), INT8_GRAPH)
+    if args.engine in ("all", "onnx"):
         try:
             if args.preset:
                 add_graphs(find(folder, hand_model), export(loaded.network))
@@ -131,8 +137,8 @@ def _timed(
             hands[name].append(_seconds(engine, crops))
             relative[name].append(_seconds(engine.relative, *pair, 0.4))
     apart = None
-    if len(engines) == 2:
-        a, b = (vars(engine(crops)) for engine in engines.values())
+    if {"torch", "onnx"} <= engines.keys():
+        a, b = (vars(engines[name](crops)) for name in ("torch", "onnx"))
         apart = max(float(np.abs(a[name] - b[name]).max()) for name in a)
     times = {
         name: tuple(common.percentiles(values[args.warm_up :], 1e3) for values in (hands[name], relative[name]))

@@ -27,8 +27,8 @@ def add_parser(verbs: Any) -> None:
         "--int8",
         type=Path,
         metavar="FRAMES",
-        help="network.onnx in 8 bit, for processors, calibrated with hands of frames that `a2p synth` drew; how far "
-        "its answers are from those in 32 bit is written into the card",
+        help="also network_int8.onnx, convolutions in 8 bit for processors, calibrated with hands of frames that `a2p "
+        "synth` drew; how far its answers are from those in 32 bit is written into the card",
     )
     parser.add_argument("--hand-model", default="", metavar="DIR", help="folder made by `a2p hand-model convert`")
     common.add_json(parser)
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.hand import load_hand_models
     from a2p_ros.network.export import export
     from a2p_ros.network.quantise import quantise
-    from a2p_ros.network.weights import HAND_GRAPH, add_graphs, find, load
+    from a2p_ros.network.weights import HAND_GRAPH, INT8_GRAPH, add_graphs, find, load
 
     hand_model = load_hand_models(args.hand_model).right.name
     loaded = load(args.weights, hand_model)
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if crops is not None:
         made = quantise(args.weights / HAND_GRAPH, crops)
         lost = {name: value for name, value in vars(made).items() if name != "content"}
-        graphs |= {HAND_GRAPH: made.content}
-    add_graphs(find(args.weights, hand_model), graphs, int8=lost)
+        graphs[INT8_GRAPH] = made.content
+        add_graphs(find(args.weights, hand_model), graphs, int8=lost)
     sizes = {name: len(content) for name, content in graphs.items()}
     lines = [f"{args.weights / name}: {size / 2**20:.1f} MiB" for name, size in sizes.items()]
     if crops is not None and lost is not None:
@@ -78,7 +78,7 @@ def typical_crops(frames: Path, resolution: int) -> np.ndarray:
                 points = hand.keypoints_px.astype(float)
                 x, y, edge = hand_square(points, rotation := hand_rotation(points))
                 crop = Crop((float(x), float(y)), float(edge), rotation, resolution, mirrored=side is Side.LEFT)
-                crops.append(crop.extract(frame.image))
+                crops.append(crop.extract_averaged(frame.image))
         if len(crops) >= _CROPS:
             break
     return np.array(crops, np.uint8).reshape(-1, resolution, resolution, 3)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from a2p_ros.config import DeviceConfig, NetworkStageConfig
-from a2p_ros.errors import DeviceError, InputError, MissingDependencyError, WeightsError
+from a2p_ros.errors import ConfigError, DeviceError, InputError, MissingDependencyError, WeightsError
 from a2p_ros.network.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -102,13 +102,23 @@ def make_engine(stage: NetworkStageConfig, device: DeviceConfig, models: Pair[Ha
     the stand-in teachers that lie beside its weights.
 
     Raises:
+        ConfigError: 8 bit is asked for on a GPU.
         WeightsError: weights are missing, tampered with, for another hand model or not exported.
         DeviceError: the device asked for was not granted.
         MissingDependencyError: onnxruntime is asked for and not installed.
     """
-    from a2p_ros.network.weights import find
+    from a2p_ros.network.weights import INT8_GRAPH, find
 
     files = find(stage.weights, models.right.name)
+    if stage.engine == "int8":
+        from a2p_ros.network.onnx_engine import OnnxEngine
+
+        if device.device not in ("auto", "cpu"):
+            raise ConfigError(
+                f"network.engine int8 runs on a processor, and device.device asks for {device.device}: set one of them "
+                "to auto"
+            )
+        return OnnxEngine(files, replace(device, device="cpu"), INT8_GRAPH)
     if stage.engine == "onnx" or (stage.engine == "auto" and _prefers_onnx(files, device)):
         from a2p_ros.network.onnx_engine import OnnxEngine
 

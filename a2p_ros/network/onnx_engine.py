@@ -19,14 +19,14 @@ from a2p_ros.network.engine import (
     checked_relative,
     run_in_turns,
 )
-from a2p_ros.network.weights import HAND_GRAPH, RELATIVE_GRAPH, NetworkFiles
+from a2p_ros.network.weights import HAND_GRAPH, INT8_GRAPH, RELATIVE_GRAPH, NetworkFiles
 
 #: Inputs of both graphs; outputs are those of `engine.OUTPUTS`, and one.
 HAND_INPUTS, RELATIVE_INPUTS, RELATIVE_OUTPUT = ("crops",), ("keypoints", "depth", "width"), "relative"
 
 
 class OnnxEngine:
-    """See `engine.Engine`.
+    """See `engine.Engine`; ``graph`` is `weights.HAND_GRAPH` or `weights.INT8_GRAPH`.
 
     Raises:
         WeightsError: graphs are missing, tampered with, or not this network's.
@@ -34,9 +34,9 @@ class OnnxEngine:
         MissingDependencyError: onnxruntime is not installed.
     """
 
-    def __init__(self, files: NetworkFiles, device: DeviceConfig) -> None:
-        self.name, self.config = files.name, files.config
-        self._hand = _Bound(files.graph(HAND_GRAPH), device, HAND_INPUTS, OUTPUTS)
+    def __init__(self, files: NetworkFiles, device: DeviceConfig, graph: str = HAND_GRAPH) -> None:
+        self.name, self.config = files.name + ("_int8" if graph == INT8_GRAPH else ""), files.config
+        self._hand = _Bound(files.graph(graph), device, HAND_INPUTS, OUTPUTS)
         # Too small for a graph of TensorRT's own, which would take a minute to make.
         small = DeviceConfig(device="cpu" if self._hand.device == "tensorrt" else device.device, threads=1)
         self._pair = _Bound(files.graph(RELATIVE_GRAPH), small, RELATIVE_INPUTS, {RELATIVE_OUTPUT: (3,)})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from a2p_ros.errors import InputError, MissingDependencyError
+from a2p_ros.errors import InputError, MissingDependencyError, WeightsError
 from a2p_ros.network.engine import OUTPUTS, run_in_turns
 from a2p_ros.network.onnx_engine import HAND_INPUTS
 
@@ -39,6 +39,7 @@ def quantise(graph: Path, crops: UInt8[np.ndarray, "n r r 3"]) -> Quantised:
     """`weights.HAND_GRAPH` with convolutions in 8 bit (QDQ), calibrated with half of some typical crops.
 
     Raises:
+        WeightsError: the result's answers are not finite.
         InputError: fewer than `LEAST_CROPS` crops.
         MissingDependencyError: onnx or onnxruntime, which do this, are not installed.
     """
@@ -78,6 +79,8 @@ def quantise(graph: Path, crops: UInt8[np.ndarray, "n r r 3"]) -> Quantised:
         return vars(run_in_turns(run, crops[1::2], crops.shape[1]))
 
     a, b = answers(graph.read_bytes()), answers(content)
+    if (b["presence"] == 0).any() and not (a["presence"] == 0).any():
+        raise WeightsError("the graph in 8 bit gives answers that are not finite; leave --int8 out")
     turned = np.einsum("nrij,nrij->nr", a["rotations"], b["rotations"])  # trace of one's inverse times the other
     return Quantised(
         content,

@@ -24,6 +24,8 @@ SHIPPED = Path(__file__).parent / "weights"
 CARD, TENSORS = "card.json", "network.safetensors"
 #: `HandNetwork` and `RelativeNetwork` for onnxruntime.
 HAND_GRAPH, RELATIVE_GRAPH = "network.onnx", "relative.onnx"
+#: The first with convolutions in 8 bit.
+INT8_GRAPH = "network_int8.onnx"
 #: Tensors beyond this size are spread over several files [bytes].
 SHARD = 60 * 2**20
 _FORMAT = "a2p_ros network 1"
@@ -152,7 +154,7 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
     ``card`` is what is to be known of the training, with a name; ``shard`` is the largest file [bytes].
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("network*.safetensors"), folder / HAND_GRAPH, folder / RELATIVE_GRAPH]:
+    for stale in [*folder.glob("network*.safetensors"), *folder.glob("*.onnx")]:
         stale.unlink(missing_ok=True)
     shards = _shards({name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}, shard)
     digests = {}
@@ -171,11 +173,12 @@ def save(folder: Path, network: A2PNetwork, hand_model: str, card: Mapping[str, 
 
 
 def add_graphs(files: NetworkFiles, graphs: Mapping[str, bytes], *, int8: Mapping[str, float] | None = None) -> None:
-    """Write `HAND_GRAPH` and `RELATIVE_GRAPH` beside the tensors that they were made of, and into the card.
+    """Write graphs by their names beside the tensors that they were made of, and into the card.
 
-    ``int8`` is what a graph in 8 bit loses; None = the graphs are in 32 bit.
+    ``int8`` is what `INT8_GRAPH` loses; None = there is none, and an older one is removed.
     """
-    digests = dict(files.card["sha256"])
+    digests = {name: digest for name, digest in files.card["sha256"].items() if name != INT8_GRAPH}
+    (files.folder / INT8_GRAPH).unlink(missing_ok=True)
     for name, content in graphs.items():
         (files.folder / name).write_bytes(content)
         digests[name] = hashlib.sha256(content).hexdigest()
