@@ -105,7 +105,7 @@ def methods_of(
     """Stages and methods by name, and why those of the network are left out if its weights are not there."""
     from a2p_ros.evaluation.held_out import Method
     from a2p_ros.fitting.keypoint_fit import KeypointFit
-    from a2p_ros.measuring import HybridMeasuring, make_measuring
+    from a2p_ros.measuring import HybridMeasuring, make_measuring, make_regressor
 
     fit = KeypointFit(models, config.fit, config.placement)
     stages = {"mediapipe": make_measuring(config.replace_flat({"network.mode": "off"}), models)}
@@ -123,15 +123,14 @@ def methods_of(
         for mode in ("hybrid", "both")
     }
     regressed = RegressedPose(models, config.fit, config.placement)
-    # Hands that go from one model to the other keep the fit's own shape.
-    own_shape = KeypointFit(models, config.fit, config.placement, regressed_shape=False)
+    of_hybrids = make_regressor(config.replace_flat({"network.mode": "hybrid"}), models)
     methods = {
         "fae": Method("network", regressed),
         "fae_fit": Method("network", fit),
         "fae_repaired": Method("network", regressed, True),
         "fae_fit_repaired": Method("network", fit, True),
-        "hybrid": Method("hybrid", own_shape),
-        "both": Method("both", own_shape),
+        "hybrid": Method("hybrid", of_hybrids),
+        "both": Method("both", of_hybrids),
         **methods,
     }
     return stages, methods, {}

@@ -10,13 +10,14 @@ from torch.nn import functional
 from a2p_ros.hand.model import HandModel
 from a2p_ros.network.heads import CONFIDENT
 from a2p_ros.network.model import HandOutputs
+from a2p_ros.training.fae.augment import AugmentConfig
 from a2p_ros.training.fae.batches import Batch
 from a2p_ros.training.fae.config import LossWeights
 
 #: 2.5D joints are counted in cells of a heat map of so many cells an edge, as InterWild's.
 _CELLS = 8
-#: How many crops show the assumed side for each that does not (`AugmentConfig.wrong_side`).
-_WRONG_SIDES = 9.0
+#: How many crops show the assumed side for each that does not.
+_WRONG_SIDES = 1 / AugmentConfig().wrong_side - 1
 #: Spread of the heat maps' Gaussians [crop edges], and the least in cells.
 _SPREAD, _LEAST_SPREAD = 0.03, 0.6
 
