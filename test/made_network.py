@@ -10,6 +10,7 @@ from a2p_ros.network.model import A2PNetwork
 
 #: Small sizes, with crops whose token grid is not the one that positions are learnt on.
 SMALL = NetworkConfig(
+    backbone="resnet18",
     resolution=64,
     width=16,
     last_width=32,

@@ -36,6 +36,7 @@ RIGHT = MODELS[Side.RIGHT]
 COUNT = 26
 PACK = PackConfig(edge=64, map_edge=52)
 SMALL = NetworkConfig(
+    backbone="resnet18",
     width=16,
     last_width=32,
     token_dim=32,
@@ -419,7 +420,7 @@ def test_wrong_settings() -> None:
 
 def test_the_command_goes_from_frames_to_weights(shards: Path, tmp_path: Path, capfd) -> None:
     arguments = ["train", "fae", "--frames", str(shards), "--out", str(tmp_path), "--steps", "4", "--every", "2"]
-    arguments += ["--priors", "keypoints", "--teacher-steps", "2", "--batch", "4", "--resolution", "48"]
+    arguments += ["--priors", "keypoints", "--teacher-steps", "2", "--batch", "4", "--resolution", "64"]
     arguments += ["--low-share", "1", "--middle-share", "0", "--precision", "float32", "--json"]
     assert main(arguments) == 0
     result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])

@@ -25,7 +25,8 @@ from a2p_ros.network.backbone import make_backbone
 from a2p_ros.network.config import LITE
 from a2p_ros.network.engine import MAX_BATCH, OUTPUTS, Engine, hand_arrays, make_engine
 from a2p_ros.network.export import TOLERANCE, export
-from a2p_ros.network.model import A2PNetwork, normalised
+from a2p_ros.network.model import A2PNetwork
+from a2p_ros.network.pictures import normalised
 from a2p_ros.network.quantise import quantise
 from a2p_ros.network.teachers import Teacher, save_teachers
 from a2p_ros.network.torch_engine import TorchEngine

@@ -37,8 +37,13 @@ def add(what: Any) -> None:
         )
     parser.add_argument("--sapiens-cache", type=Path, metavar="DIR", help="keep Sapiens' features here")
     parser.add_argument(
-        "--imagenet", type=Path, metavar="FILE", help="torchvision's ResNet weights to begin both ResNets with"
+        "--imagenet",
+        default="",
+        metavar="FILE|none",
+        help="weights trained on ImageNet to begin with: torchvision's for a ResNet (default: none), the released ones "
+        "for EfficientNet-lite0 (default: those that came with the extra `training`)",
     )
+    parser.add_argument("--backbone", choices=("resnet18", "resnet50", "efficientnet_lite0"), help="of the network")
     parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
     parser.add_argument("--steps", type=int, help="steps of the network")
     parser.add_argument("--teacher-steps", type=int, help="steps of each teacher")
@@ -72,15 +77,17 @@ def run(args: argparse.Namespace) -> int:
     config = options.given(preset, args, **{name: name for name in names.split()})
     encoders = _sapiens(args)
     network = dataclasses.replace(LITE if args.preset == "lite" else FULL, **_mode(args))
+    network = options.given(network, args, backbone="backbone")
     # Stand-ins are networks like the backbone; Sapiens has its own width.
     widths = {encoder.width for encoder in encoders.values()} or {make_backbone(network).out_channels}
     network = dataclasses.replace(network, prior_channels=widths.pop())
     models = load_hand_models(args.hand_model)
     training, validation = _crops(args)
     weights, augment = LossWeights(), AugmentConfig()
-    imagenet = None if args.imagenet is None else read_imagenet(args.imagenet)
+    imagenet = _imagenet(args.imagenet, network.backbone)
+    begin = None if imagenet is None else read_imagenet(imagenet)
     trainer = FaeTraining(
-        training, validation, network, config, weights, augment, models.right, args.out, encoders, imagenet
+        training, validation, network, config, weights, augment, models.right, args.out, encoders, begin
     )
     first = trainer.accelerator.is_main_process
     if first and not args.json:
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         "augmentation": dataclasses.asdict(augment),
         "data": {"synthetic": True, "crops": len(training), "scenes": scenes},
         "teachers": {name: "Sapiens, CC-BY-NC" if name in encoders else "stand-in" for name in network.priors},
-        "imagenet": args.imagenet is not None,
+        "imagenet": None if imagenet is None else imagenet.name,
         **options.provenance(trainer.accelerator.device.type),
         "processes": trainer.accelerator.num_processes,
         "training_seconds": {name: round(seconds, 1) for name, seconds in trainer.seconds.items()},
@@ -143,6 +150,15 @@ def _mode(args: argparse.Namespace) -> dict[str, Any]:
     if (mode == "none") != (not priors):
         raise ConfigError(f"--mode {mode} with --priors {text}: mode none goes with priors none, the others with some")
     return {"mode": mode} | ({} if mode == "none" else {name: name in priors for name in PRIORS})
+
+
+def _imagenet(given: str, backbone: str) -> Path | None:
+    """The file of the weights to begin with, if any."""
+    from a2p_ros.training.imagenet import efficientnet_file
+
+    if given:
+        return None if given == "none" else Path(given)
+    return efficientnet_file() if backbone == "efficientnet_lite0" else None
 
 
 def _crops(args: argparse.Namespace) -> Any:

@@ -1,6 +1,6 @@
-"""ResNet (He et al., 2016) with torchvision's parameter names, so that weights trained on ImageNet load.
+"""Backbones: ResNet (He et al., 2016) with torchvision's parameter names, so that weights trained on ImageNet load.
 
-Written here because torchvision has no build for processors alone, and because the small one is narrower than its.
+Written here because torchvision has no build for processors alone, and because small ones are narrower than its.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from a2p_ros.errors import WeightsError
 from a2p_ros.network.config import NetworkConfig
+from a2p_ros.network.efficientnet import EfficientNetLite0
 
 #: Blocks of each stage.
 _BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
@@ -122,15 +123,18 @@ def read_imagenet(path: Path | str) -> dict[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path}: cannot be read as tensors ({error}); expected a ResNet's state dict") from error
+        raise WeightsError(f"{path}: cannot be read as tensors ({error}); expected a backbone's state dict") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise WeightsError(f"{path}: expected a state dict, tensors by name, got {type(found).__name__}")
     return found
 
 
-def make_backbone(config: NetworkConfig) -> ResNet:
-    """The ResNet of a configuration: the backbone's, and the FAE's too."""
-    return ResNet(config.layers, config.width, config.last_width, config.last_stride)
+def make_backbone(config: NetworkConfig) -> ResNet | EfficientNetLite0:
+    """The image network of a configuration: the backbone, and the FAE's too."""
+    if config.backbone == "efficientnet_lite0":
+        return EfficientNetLite0()
+    layers = 18 if config.backbone == "resnet18" else 50
+    return ResNet(layers, config.width, config.last_width, config.last_stride)
 
 
 def fold_norms(network: nn.Module) -> None:

@@ -26,13 +26,19 @@ class NetworkConfig(Checked):
     keypoints: bool = setting(True, "The prior encoder for keypoints takes part.")
     segmentation: bool = setting(True, "The prior encoder for part segmentation takes part.")
     depth: bool = setting(True, "The prior encoder for depth takes part.")
-    prior_channels: int = setting(192, "Features a token of the prior encoders.", low=1)
+    prior_channels: int = setting(432, "Features a token of the prior encoders.", low=1)
     resolution: int = setting(96, "Edge of the crops [px].", low=32, high=1024)
-    layers: Literal[18, 50] = setting(18, "ResNet-18 (basic blocks) or ResNet-50 (bottlenecks).")
-    width: int = setting(32, "Channels of the ResNet's first stage; 64 in the paper.", low=16)
-    last_width: int = setting(192, "Channels of its last stage, before a bottleneck's expansion.", low=16)
+    backbone: Literal["resnet18", "resnet50", "efficientnet_lite0"] = setting(
+        "efficientnet_lite0", "ResNet-50 in the paper; ResNet-18 and EfficientNet-lite0 are small ones."
+    )
+    width: int = setting(64, "Channels of a ResNet's first stage.", low=16)
+    last_width: int = setting(512, "Channels of a ResNet's last stage, before a bottleneck's expansion.", low=16)
     last_stride: int = setting(
-        1, "Stride of its last stage: 1 gives 6 x 6 tokens of 96 px, 2 gives 8 x 8 of 256 px.", low=1, high=2
+        1,
+        "Stride of a ResNet's last stage: 1 gives 6 x 6 tokens of 96 px, 2 gives 8 x 8 of 256 px. EfficientNet-lite0 "
+        "has 1.",
+        low=1,
+        high=2,
     )
     token_dim: int = setting(128, "Channels of a token.", low=16)
     fusion_layers: int = setting(2, "Layers of the transformer encoder of eq. 2; ours.", low=1, high=32)
@@ -56,11 +62,13 @@ class NetworkConfig(Checked):
                 f"NetworkConfig: expected token_dim that is a multiple of fusion_heads, got {self.token_dim} and "
                 f"{self.fusion_heads}"
             )
-        if self.resolution % self.stride:
+        if self.resolution % self.unit:
             raise ConfigError(
-                f"NetworkConfig.resolution: expected a multiple of {self.stride}, the stride of a token, got "
+                f"NetworkConfig.resolution: expected a multiple of {self.unit} with the backbone {self.backbone}, got "
                 f"{self.resolution}"
             )
+        if self.backbone == "efficientnet_lite0" and self.last_stride != 1:
+            raise ConfigError(f"NetworkConfig.last_stride: expected 1 with efficientnet_lite0, got {self.last_stride}")
         if self.mode != "none" and not self.priors:
             raise ConfigError(f"NetworkConfig: mode {self.mode} needs a prior encoder: {' or '.join(PRIORS)}")
 
@@ -74,13 +82,16 @@ class NetworkConfig(Checked):
         """Pixels of a crop to a token along each edge."""
         return 16 * self.last_stride
 
+    @property
+    def unit(self) -> int:
+        """Multiple of which a crop's edges must be [px]."""
+        return 32 if self.backbone == "efficientnet_lite0" else self.stride
+
 
 LITE = NetworkConfig()
 FULL = NetworkConfig(
     resolution=256,
-    layers=50,
-    width=64,
-    last_width=512,
+    backbone="resnet50",
     last_stride=2,
     token_dim=512,
     fusion_layers=4,

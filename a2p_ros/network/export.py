@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from a2p_ros.errors import MissingDependencyError, WeightsError
 from a2p_ros.network.engine import OUTPUTS
-from a2p_ros.network.model import A2PNetwork, HandNetwork, normalised
+from a2p_ros.network.model import A2PNetwork, HandNetwork
 from a2p_ros.network.onnx_engine import HAND_INPUTS, RELATIVE_INPUTS, RELATIVE_OUTPUT
+from a2p_ros.network.pictures import normalised
 from a2p_ros.network.weights import HAND_GRAPH, RELATIVE_GRAPH
 
 #: Largest difference allowed between torch's and onnxruntime's numbers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from a2p_ros.errors import InputError
@@ -65,9 +65,9 @@ class HandNetwork(nn.Module):
 
         Raises InputError for crops whose edges are no multiple of a token's, and for priors that lack or are too many.
         """
-        if any(edge % self.config.stride for edge in crops.shape[-2:]):
+        if any(edge % self.config.unit for edge in crops.shape[-2:]):
             raise InputError(
-                f"crops: expected edges that are multiples of {self.config.stride}, got {tuple(crops.shape)}"
+                f"crops: expected edges that are multiples of {self.config.unit}, got {tuple(crops.shape)}"
             )
         aligned = self.aligned(crops, priors)
         features = self.fusion(self.reduce(self.backbone(crops)), aligned)
@@ -95,16 +95,6 @@ class A2PNetwork(nn.Module):
         self.config = config
         self.hand = HandNetwork(config)
         self.relative = RelativeNetwork(config)
-
-
-def normalised(crops: UInt8[Tensor, "n r r 3"]) -> Float[Tensor, "n 3 r r"]:
-    """RGB of 8 bit as the network takes it: ImageNet's mean and spread, for the sake of weights trained there."""
-    # Filled on the device: a captured graph cannot bring numbers to it.
-    mean, spread = (
-        torch.stack([torch.full((), value, device=crops.device) for value in values])
-        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    return ((crops.float() / 255 - mean) / spread).permute(0, 3, 1, 2)
 
 
 def flops(network: A2PNetwork, hands: int = 2) -> int:

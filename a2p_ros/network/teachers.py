@@ -24,7 +24,7 @@ from torch.nn import functional
 from a2p_ros.errors import ConfigError, WeightsError
 from a2p_ros.network.backbone import ResNet, make_backbone
 from a2p_ros.network.config import NetworkConfig
-from a2p_ros.network.model import normalised
+from a2p_ros.network.pictures import normalised
 
 #: What each stand-in's maps have as channels: 21 joints; part classes (``training/fae/maps.py``); depth [m].
 CHANNELS = {"keypoints": 21, "segmentation": 19, "depth": 1}

