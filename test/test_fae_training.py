@@ -15,8 +15,9 @@ from made_hands import MODELS
 
 from a2p_ros.cli import main
 from a2p_ros.errors import ConfigError, WeightsError
-from a2p_ros.network.backbone import make_backbone
+from a2p_ros.network.backbone import make_backbone, read_imagenet
 from a2p_ros.network.config import LITE, NetworkConfig
+from a2p_ros.network.efficientnet import EfficientNetLite0
 from a2p_ros.network.fusion import FusionAlignmentEncoder, Projection
 from a2p_ros.network.geometry import union_view
 from a2p_ros.network.model import A2PNetwork, HandOutputs
@@ -29,6 +30,7 @@ from a2p_ros.training.fae.objectives import NetworkObjective, TeacherObjective, 
 from a2p_ros.training.fae.packing import PackConfig, PackedCrops, pack, read_packed
 from a2p_ros.training.fae.training import FaeTraining
 from a2p_ros.training.fae.validation import Score, overlay
+from a2p_ros.training.imagenet import efficientnet_file
 from a2p_ros.training.synthetic.samples import ShardWriter
 from a2p_ros.types import Side
 
@@ -337,7 +339,7 @@ def test_resolutions_are_those_of_the_whole(tmp_path: Path) -> None:
     assert edges == [32] * 50 + [48] * 30 + [64] * 20
 
 
-def test_both_resnets_begin_with_imagenet(packed: PackedCrops, tmp_path: Path) -> None:
+def test_all_resnets_begin_with_imagenet(packed: PackedCrops, tmp_path: Path) -> None:
     """One step at no rate leaves the first weights, and another file is another training."""
     torch.manual_seed(11)
     given = make_backbone(SMALL).state_dict() | {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
@@ -355,11 +357,35 @@ def test_both_resnets_begin_with_imagenet(packed: PackedCrops, tmp_path: Path) -
     made = FaeTraining(*parts, imagenet=given)
     run_all(made)
     assert made.averaged is not None and made.averaged.hand.fae is not None
-    for backbone in (made.averaged.hand.backbone, made.averaged.hand.fae.backbone):
+    for backbone in (made.averaged.hand.backbone, made.averaged.hand.fae.backbone, made.teachers["depth"].backbone):
         for name, value in backbone.named_parameters():
             assert torch.equal(value, given[name]), name
     with pytest.raises(ConfigError, match="belongs to another training"):
         run_all(FaeTraining(*parts))
+
+
+def test_first_blocks_stay_as_imagenet_taught_them(packed: PackedCrops, tmp_path: Path) -> None:
+    """In the network, its FAE and the teachers, also where a stage takes over from the one before."""
+    given = EfficientNetLite0()
+    given.load_imagenet(released := read_imagenet(efficientnet_file()))
+    network = replace(LITE, segmentation=False, depth=False, resolution=64, token_dim=32, joint_features=16)
+    config = replace(TRAIN, steps=4, teacher_steps=1, distillation=0.5, resolution=64, middle=64, low=64, frozen=3)
+    parts = (*packed.split(), network, config, LossWeights(), AugmentConfig(), RIGHT, tmp_path)
+    made = FaeTraining(*parts, imagenet=released)
+    run_all(made)
+    assert made.averaged is not None and made.averaged.hand.fae is not None
+    for backbone in (made.averaged.hand.backbone, made.averaged.hand.fae.backbone, made.teachers["keypoints"].backbone):
+        for name, value in backbone.state_dict().items():
+            frozen = name.startswith(("_conv_stem", "_bn0", "_blocks.0.", "_blocks.1.", "_blocks.2."))
+            assert torch.equal(value, given.state_dict()[name]) or not frozen, name
+        for name in ("_blocks.3._expand_conv.weight", "_blocks.15._project_conv.weight", "_blocks.9._bn1.running_var"):
+            assert not torch.equal(backbone.state_dict()[name], given.state_dict()[name]), name
+
+
+def test_sizes_that_the_network_does_not_take(packed: PackedCrops, tmp_path: Path) -> None:
+    parts = (*packed.split(), replace(LITE, resolution=64), TRAIN, LossWeights(), AugmentConfig(), RIGHT, tmp_path)
+    with pytest.raises(ConfigError, match=r"the network takes multiples of 32 px, got \(32, 32, 48\)"):
+        FaeTraining(*parts)
 
 
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(packed: PackedCrops, tmp_path: Path) -> None:

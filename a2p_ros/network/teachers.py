@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from a2p_ros.errors import ConfigError, WeightsError
-from a2p_ros.network.backbone import ResNet, make_backbone
+from a2p_ros.network.backbone import make_backbone
 from a2p_ros.network.config import NetworkConfig
 from a2p_ros.network.pictures import normalised
 
@@ -57,7 +57,7 @@ class Teacher(nn.Module):
         if what not in CHANNELS:
             raise ConfigError(f"teacher: expected one of {', '.join(CHANNELS)}, got {what!r}")
         self.what, self.config = what, config
-        self.backbone: ResNet = make_backbone(config)
+        self.backbone = make_backbone(config)
         self.width: int = self.backbone.out_channels
         self.reduce = nn.Conv2d(self.width, _HEAD, 1)
         self.refine = nn.Sequential(
