@@ -22,16 +22,19 @@ from a2p_ros.detection.hand_maps import decode
 from a2p_ros.detection.hand_weights import CARD, NETWORK, find, save
 from a2p_ros.errors import ConfigError, InputError, SourceError, WeightsError
 from a2p_ros.hand import load_hand_models
+from a2p_ros.network.backbone import read_imagenet
+from a2p_ros.network.efficientnet import EfficientNetLite0
 from a2p_ros.training.detector.augment import AugmentConfig
 from a2p_ros.training.detector.export import to_onnx
 from a2p_ros.training.detector.frames import PackConfig, PackedFrames, pack, read_packed
 from a2p_ros.training.detector.loss import losses
 from a2p_ros.training.detector.network import ExportedHandNet, HandNet, NetworkConfig
 from a2p_ros.training.detector.trainer import DetectorTrainer, TrainConfig
+from a2p_ros.training.imagenet import efficientnet_file
 from a2p_ros.training.synthetic.samples import ShardWriter
 from a2p_ros.types import Side
 
-SMALL = NetworkConfig(stem=16, stride4=16, stride8=16, stride16=16, stride32=16, blocks=1, neck=16)
+SMALL = NetworkConfig(blocks=12, neck=16)
 PACK = PackConfig(width=192, height=144)
 COUNT = 26
 
@@ -174,6 +177,21 @@ def test_weights_of_another_training_to_begin_with(frames: PackedFrames, tmp_pat
         assert torch.equal(value, first.averaged.state_dict()[name]), name
     with pytest.raises(WeightsError, match="cannot be read"):
         second.start_from(tmp_path / "none")
+
+
+def test_first_blocks_stay_as_imagenet_taught_them(frames: PackedFrames, tmp_path: Path) -> None:
+    given = EfficientNetLite0(SMALL.blocks)
+    given.load_imagenet(released := read_imagenet(efficientnet_file()))
+    config = TrainConfig(batch=8, every=2, steps=2, height=96, width=128, precision="float32", frozen=3)
+    made = DetectorTrainer(*frames.split(), SMALL, config, AugmentConfig(), tmp_path, released)
+    list(made.run())
+    for name, value in made.averaged.backbone.state_dict().items():
+        frozen = name.startswith(("_conv_stem", "_bn0", "_blocks.0.", "_blocks.1.", "_blocks.2."))
+        assert torch.equal(value, given.state_dict()[name]) or not frozen, name
+    for name in ("_blocks.3._expand_conv.weight", "_blocks.11._project_conv.weight"):
+        assert not torch.equal(made.averaged.backbone.state_dict()[name], given.state_dict()[name]), name
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        list(DetectorTrainer(*frames.split(), SMALL, config, AugmentConfig(), tmp_path).run())
 
 
 def test_a_damaged_checkpoint_is_named(frames: PackedFrames, tmp_path: Path) -> None:

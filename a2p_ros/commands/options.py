@@ -20,6 +20,26 @@ def given(config: Any, args: argparse.Namespace, **names: str) -> Any:
     return dataclasses.replace(config, **changes)
 
 
+def add_imagenet(parser: argparse.ArgumentParser) -> None:
+    """``--imagenet``."""
+    parser.add_argument(
+        "--imagenet",
+        default="",
+        metavar="FILE|none",
+        help="weights trained on ImageNet to begin with: torchvision's for a ResNet (default: none), the released ones "
+        "for EfficientNet-lite0 (default: those that came with the extra `training`)",
+    )
+
+
+def imagenet(args: argparse.Namespace, *, efficientnet: bool) -> Path | None:
+    """The file of the weights that ``--imagenet`` asks for, if any."""
+    from a2p_ros.training.imagenet import efficientnet_file
+
+    if args.imagenet:
+        return None if args.imagenet == "none" else Path(args.imagenet)
+    return efficientnet_file() if efficientnet else None
+
+
 def commit() -> str:
     """The source's commit, with a plus where files differ from it; empty outside a repository."""
     here = Path(__file__).parent

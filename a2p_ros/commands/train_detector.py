@@ -38,6 +38,7 @@ def add(what: Any) -> None:
     parser.add_argument(
         "--from-checkpoint", type=Path, metavar="FILE", help="begin with the weights of this checkpoint.safetensors"
     )
+    options.add_imagenet(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Frames, packed frames, training, ONNX file, curves."""
     from a2p_ros.detection.hand_weights import CARD, NETWORK, save
     from a2p_ros.hand import load_hand_models
+    from a2p_ros.network.backbone import read_imagenet
     from a2p_ros.training.checkpoint import note_of
     from a2p_ros.training.detector import curves
     from a2p_ros.training.detector.augment import AugmentConfig
@@ -64,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         partial(read_packed, config=pack_config),
     )
     training, validation = PackedFrames.joined(parts).split()
-    trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out)
+    imagenet = options.imagenet(args, efficientnet=True)
+    begin = None if imagenet is None else read_imagenet(imagenet)
+    trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out, begin)
     if args.from_checkpoint is not None:
         trainer.start_from(args.from_checkpoint)
     if first and not args.json:
@@ -85,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         "training": dataclasses.asdict(train),
         "augmentation": dataclasses.asdict(augment),
         "network": dataclasses.asdict(sizes),
+        "imagenet": None if imagenet is None else imagenet.name,
         "data": {"synthetic": True, "frames": len(training), "scenes": scenes},
         "pictures": train.steps * train.batch,
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),

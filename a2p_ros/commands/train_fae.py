@@ -36,13 +36,7 @@ def add(what: Any) -> None:
             f"--sapiens-{name}", type=Path, metavar="FILE", help=f"Sapiens' checkpoint for {name} (CC-BY-NC)"
         )
     parser.add_argument("--sapiens-cache", type=Path, metavar="DIR", help="keep Sapiens' features here")
-    parser.add_argument(
-        "--imagenet",
-        default="",
-        metavar="FILE|none",
-        help="weights trained on ImageNet to begin with: torchvision's for a ResNet (default: none), the released ones "
-        "for EfficientNet-lite0 (default: those that came with the extra `training`)",
-    )
+    options.add_imagenet(parser)
     parser.add_argument("--backbone", choices=("resnet18", "resnet50", "efficientnet_lite0"), help="of the network")
     parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
     parser.add_argument("--steps", type=int, help="steps of the network")
@@ -84,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     models = load_hand_models(args.hand_model)
     training, validation = _crops(args)
     weights, augment = LossWeights(), AugmentConfig()
-    imagenet = _imagenet(args.imagenet, network.backbone)
+    imagenet = options.imagenet(args, efficientnet=network.backbone == "efficientnet_lite0")
     begin = None if imagenet is None else read_imagenet(imagenet)
     trainer = FaeTraining(
         training, validation, network, config, weights, augment, models.right, args.out, encoders, begin
@@ -150,15 +144,6 @@ def _mode(args: argparse.Namespace) -> dict[str, Any]:
     if (mode == "none") != (not priors):
         raise ConfigError(f"--mode {mode} with --priors {text}: mode none goes with priors none, the others with some")
     return {"mode": mode} | ({} if mode == "none" else {name: name in priors for name in PRIORS})
-
-
-def _imagenet(given: str, backbone: str) -> Path | None:
-    """The file of the weights to begin with, if any."""
-    from a2p_ros.training.imagenet import efficientnet_file
-
-    if given:
-        return None if given == "none" else Path(given)
-    return efficientnet_file() if backbone == "efficientnet_lite0" else None
 
 
 def _crops(args: argparse.Namespace) -> Any:

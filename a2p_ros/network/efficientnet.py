@@ -33,18 +33,21 @@ _EPSILON = 1e-3
 _CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 #: Kernel and average of the first convolution and norm.
 _FIRST = ("_conv_stem.weight", "_bn0.running_mean")
-#: Last block of the stages at stride 16.
-_STRIDE16 = sum(stage[0] for stage in _STAGES[:5]) - 1
+#: Blocks to the end of the stages at strides 8 and 16.
+_TO_8, _TO_16 = (sum(stage[0] for stage in _STAGES[:stages]) for stages in (3, 5))
+#: Blocks of the whole network, and the fewest that reach stride 32.
+BLOCKS, LEAST_BLOCKS = sum(stage[0] for stage in _STAGES), _TO_16 + 1
 #: Multiple of which the edges of crops must be [px].
 UNIT = 32
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised crops -> features at strides 16 and 32 side by side, at a sixteenth of the edges."""
+    """Normalised crops -> features at strides 16 and 32 side by side, at a sixteenth of the edges.
 
-    out_channels = _STAGES[4][4] + _STAGES[6][4]
+    With fewer ``blocks`` than `BLOCKS` the last ones are left out. ``channels`` are those of strides 8, 16 and 32.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = BLOCKS) -> None:
         super().__init__()
         self._frozen = 0
         self._conv_stem = _Conv(3, _STEM, 3, 2)
@@ -55,20 +58,30 @@ class EfficientNetLite0(nn.Module):
             for i in range(count):
                 self._blocks.append(_Block(before, channels, kernel, stride if i == 0 else 1, expansion))
                 before = channels
+        self._blocks = self._blocks[:blocks]
+        last = self._blocks[-1]._project_conv
+        assert isinstance(last, nn.Conv2d)
+        self.channels = (_STAGES[2][4], _STAGES[4][4], last.out_channels)
+        self.out_channels = self.channels[1] + self.channels[2]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
 
-    def forward(self, crops: Float[Tensor, "n 3 r r"]) -> Float[Tensor, "n 432 h w"]:
+    def forward(self, crops: Float[Tensor, "n 3 r r"]) -> Float[Tensor, "n c h w"]:
         """Features of crops whose edges are multiples of `UNIT`."""
-        x = functional.relu6(self._bn0(self._conv_stem(crops)))
-        finer = x
-        for number, block in enumerate(self._blocks):
+        _, finer, coarser = self.pyramid(crops)
+        return torch.cat([finer, functional.interpolate(coarser, scale_factor=2.0, mode="nearest")], 1)
+
+    def pyramid(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at strides 8, 16 and 32 of pictures whose edges are multiples of `UNIT`."""
+        x = functional.relu6(self._bn0(self._conv_stem(pictures)))
+        ends = []
+        for number, block in enumerate(self._blocks, 1):
             x = block(x)
-            if number == _STRIDE16:
-                finer = x
-        return torch.cat([finer, functional.interpolate(x, scale_factor=2.0, mode="nearest")], 1)
+            if number in (_TO_8, _TO_16):
+                ends.append(x)
+        return ends[0], ends[1], x
 
     def freeze(self, blocks: int) -> None:
         """Let the stem and the first blocks stay as they are, norms included; 0 lets all of them learn."""
@@ -93,7 +106,8 @@ class EfficientNetLite0(nn.Module):
 
         Raises WeightsError for those of another network.
         """
-        wanted = {name: tensor for name, tensor in weights.items() if not name.startswith(_CLASSIFIER)}
+        left_out = (*_CLASSIFIER, *(f"_blocks.{number}." for number in range(len(self._blocks), BLOCKS)))
+        wanted = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
         try:
             self.load_state_dict(_for_normalised(wanted), strict=True)
         except (KeyError, RuntimeError) as error:

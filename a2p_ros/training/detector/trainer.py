@@ -6,7 +6,7 @@ Every batch follows from (seed, step, process) alone, so a run that was cut off 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
@@ -20,13 +20,15 @@ from torch import Tensor
 
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
+from a2p_ros.network.efficientnet import BLOCKS, UNIT
+from a2p_ros.network.pictures import normalised
 from a2p_ros.training.averages import average_into, rate_at
 from a2p_ros.training.checkpoint import Checkpoint, averaged_weights
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
 from a2p_ros.training.detector.frames import PackedFrames
 from a2p_ros.training.detector.labels import Hands, targets
 from a2p_ros.training.detector.loss import losses
-from a2p_ros.training.detector.network import DEEPEST, ExportedHandNet, HandNet, NetworkConfig
+from a2p_ros.training.detector.network import ExportedHandNet, HandNet, NetworkConfig
 from a2p_ros.training.detector.score import DetectionScore
 from a2p_ros.types import Image
 
@@ -39,7 +41,7 @@ class TrainConfig(Checked):
     """How the detector is trained."""
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31)
-    steps: int = setting(22_000, "Steps of the optimiser.", low=1)
+    steps: int = setting(6_000, "Steps of the optimiser.", low=1)
     batch: int = setting(48, "Pictures a step, over all processes.", low=1)
     height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
@@ -53,7 +55,14 @@ class TrainConfig(Checked):
     small_height: int = setting(128, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
     small_width: int = setting(160, "Of the small pictures, a multiple of 32 [px].", low=32, high=1024)
     rate: float = setting(
-        3e-3, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
+        1e-3, "Highest learning rate; it rises over 3 % of the steps, then falls as a cosine.", low=0.0
+    )
+    frozen: int = setting(
+        5,
+        "First blocks of the backbone that stay as ImageNet taught them; only where the training begins with those "
+        "weights.",
+        low=0,
+        high=BLOCKS,
     )
     decay: float = setting(0.02, "AdamW's weight decay.", low=0.0)
     ema: float = setting(0.998, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
@@ -66,8 +75,8 @@ class TrainConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         edges = (self.height, self.width, self.small_height, self.small_width)
-        if any(edge % DEEPEST for edge in edges):
-            raise ConfigError(f"TrainConfig: expected heights and widths that are multiples of {DEEPEST}, got {edges}")
+        if any(edge % UNIT for edge in edges):
+            raise ConfigError(f"TrainConfig: expected heights and widths that are multiples of {UNIT}, got {edges}")
 
     def picture(self, step: int) -> tuple[int, int]:
         """Height and width of a step's pictures [px]."""
@@ -82,6 +91,7 @@ class DetectorTrainer:
         training, validation: packed frames.
         sizes, config, augment: of the network, the training and the pictures.
         folder: where checkpoints go.
+        imagenet: weights trained on ImageNet that the backbone begins with.
     """
 
     def __init__(
@@ -92,6 +102,7 @@ class DetectorTrainer:
         config: TrainConfig,
         augment: AugmentConfig,
         folder: Path,
+        imagenet: Mapping[str, Tensor] | None = None,
     ) -> None:
         try:
             from accelerate import Accelerator
@@ -103,17 +114,22 @@ class DetectorTrainer:
         self.accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bfloat16" else "no")
         device = self.accelerator.device
         torch.manual_seed(config.seed)
-        # Channels last is three times faster on processors.
         self.net = HandNet(sizes).to(device)
+        if imagenet is not None:
+            self.net.backbone.load_imagenet(imagenet)
+            self.net.backbone.freeze(config.frozen)
+        # Channels last is three times faster on processors.
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = HandNet(sizes).to(device).requires_grad_(False).eval()
         self.averaged.load_state_dict(self.net.state_dict())
-        optimiser = torch.optim.AdamW(self.net.parameters(), config.rate, weight_decay=config.decay)
+        learnt = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(learnt, config.rate, weight_decay=config.decay)
         self.network, self.optimiser = self.accelerator.prepare(self.net, optimiser)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
         # The number of threads changes nothing of the result.
         identity = f"{sizes} {replace(config, workers=1)} {augment} {len(training)} frames"
+        identity += "" if imagenet is None else ", from ImageNet"
         self._checkpoint = Checkpoint(folder / "checkpoint.safetensors", identity)
 
     def start_from(self, path: Path) -> None:
@@ -200,7 +216,6 @@ class DetectorTrainer:
 
     def _losses(self, batch: list[Tensor]) -> dict[str, Tensor]:
         pictures, *maps = batch
-        pixels = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last, as they come
         with self.accelerator.autocast() if self.config.precision == "bfloat16" else nullcontext():
-            outputs = self.network(pixels)
+            outputs = self.network(normalised(pictures))
         return losses(*outputs, *maps)
