@@ -5,12 +5,16 @@ import json
 
 import numpy as np
 import pytest
-from scripted import ScriptedPipeline, placed_hand, two_hands
+from scipy.spatial.transform import Rotation
+from scripted import CAMERA, ScriptedPipeline, placed_hand, two_hands
 
 from a2p_ros import cli
 from a2p_ros.evaluation.clip import ClipScore, match, mirror_join, places_of
+from a2p_ros.evaluation.landmarks import as_landmarks
 from a2p_ros.evaluation.mediapipe_peer import PeerHand
 from a2p_ros.evaluation.metrics import mpjpe_mcp_scaled, mpjpe_wrist, mrrpe, pa_mpjpe, within
+from a2p_ros.fitting.skeleton import Skeleton, side_arrays
+from a2p_ros.hand import load_hand_models
 from a2p_ros.media.sources import Frame, Source
 from a2p_ros.types import Box, Pair, Side, TwoHands
 
@@ -65,6 +69,37 @@ def test_clip_scores_without_known_sides_go_by_the_reference() -> None:
     result = score.result()
     assert result["pck_010"] == 0.0 and result["pck_020"] == 1.0
     assert result["recall"] == 1.0 and result["false_hands"] == 1 and result["side_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_landmarks_of_a_placed_hand_are_those_of_the_skeleton(side: Side) -> None:
+    """The fit's own kinematics has angles where a placed hand has rotations."""
+    arrays = side_arrays(load_hand_models())[side]
+    skeleton, rng = Skeleton([arrays]), np.random.default_rng(3)
+    root = Rotation.from_rotvec([0.4, -1.1, 0.7]).as_matrix()
+    posed = skeleton.pose(skeleton.rest(np.zeros(10)), root[None], rng.uniform(-0.6, 0.6, (1, 5, 3, 3)))
+    chain = np.concatenate([np.tile(root, (5, 1, 1, 1)), posed.turns[0]], axis=1)
+    local = np.swapaxes(chain[:, :3], -1, -2) @ chain[:, 1:]
+    hand_pose = np.empty((15, 3, 3))
+    hand_pose[[12, 13, 14, 0, 1, 2, 3, 4, 5, 9, 10, 11, 6, 7, 8]] = local.reshape(15, 3, 3)  # thumb, index, middle, ...
+    hand = placed_hand(side, (0.0, 0.0, 0.5))[0]
+    pose = dataclasses.replace(hand.pose, global_orient=root, hand_pose=hand_pose)
+    hand = dataclasses.replace(hand, pose=pose, joints=posed.points[0] + [0.1, 0.2, 0.6])
+    found = as_landmarks(hand, arrays)
+    np.testing.assert_allclose(found, posed.landmarks[0] + [0.1, 0.2, 0.6], atol=1e-9)
+    assert 0.004 < np.linalg.norm(found - hand.joints, axis=1).mean() < 0.008
+
+
+def test_agreement_counts_points_where_mediapipe_marks_them() -> None:
+    hand = placed_hand(Side.RIGHT, (0.0, 0.0, 0.3))[0]
+    arrays = side_arrays(load_hand_models())
+    marked = PeerHand(Side.RIGHT, 0.9, CAMERA.project(as_landmarks(hand, arrays.right)))
+    score = ClipScore(arrays)
+    score.add(two_hands(None, hand), [marked], [], CAMERA)
+    assert score.landmark_pck[0.1] == [True] * 21
+    apart = np.linalg.norm(hand.keypoints_px - marked.keypoints_px, axis=1)
+    assert score.pck[0.1] == (apart <= 0.1 * marked.box.size).tolist()
+    assert np.isnan(ClipScore().result()["landmark_pck_010"])
 
 
 def test_matching_gives_each_box_once() -> None:

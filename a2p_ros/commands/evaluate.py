@@ -53,10 +53,11 @@ def _add_clip(kinds: Any) -> None:
 
 def run_clip(args: argparse.Namespace) -> int:
     """The pipeline and MediaPipe on each frame."""
-    from a2p_ros.commands.run import overlay, process
+    from a2p_ros.commands.run import camera_of, overlay, process
     from a2p_ros.detection.landmarks import LandmarkModel
     from a2p_ros.evaluation.clip import ClipScore, every, mirror_join, places_of
     from a2p_ros.evaluation.mediapipe_peer import MediaPipeHands
+    from a2p_ros.fitting.skeleton import side_arrays
     from a2p_ros.media.sources import open_source
     from a2p_ros.pipeline import TwoHandPipeline
 
@@ -64,11 +65,11 @@ def run_clip(args: argparse.Namespace) -> int:
         raise InputError(f"--every and --frames: expected 1 or more, got {args.every} and {args.frames}")
     if args.mirror_join and args.sides == "auto":
         raise InputError("--mirror-join: say which hand the clip shows, with --sides right or --sides left")
-    score = ClipScore()
     with open_source(args.video) as source, MediaPipeHands() as peer:
         if source.live:
             raise SourceError(f"eval clip: {args.video} is live; expected a video, a folder or a bag")
         pipeline = TwoHandPipeline(common.pipeline_config(args))
+        score = ClipScore(side_arrays(pipeline.hand_models))
         total = None if source.length is None else -(-source.length // args.every)
         total = total if args.frames is None else min(total or args.frames, args.frames)
         frames: Iterator[Frame] = islice(every(source, args.every), args.frames)
@@ -77,7 +78,7 @@ def run_clip(args: argparse.Namespace) -> int:
         for frame, hands in process(pipeline, common.progress(frames, total=total, what=Path(args.video).name)):
             width = frame.image.shape[1] // (2 if args.mirror_join else 1)
             peers = peer(frame.image)
-            score.add(hands, peers, places_of(args.sides, width, joined=args.mirror_join))
+            score.add(hands, peers, places_of(args.sides, width, joined=args.mirror_join), camera_of(pipeline, frame))
             if args.overlays is not None:
                 _draw(args.overlays, score.frames, overlay(pipeline, frame, hands), peers)
     own_input = LandmarkModel.name in pipeline.model_id
@@ -104,7 +105,9 @@ def _clip_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['frames']} frames, {result['model_id']}",
         f"PCK against MediaPipe: {result['pck_010']:.1%} at 0.1, {result['pck_020']:.1%} at 0.2 of the hand box; "
-        f"of the points before the fit {result['measured_pck_010']:.1%} and {result['measured_pck_020']:.1%}",
+        f"as MediaPipe marks points "
+        f"{result['landmark_pck_010']:.1%} and {result['landmark_pck_020']:.1%}; of the points before the fit "
+        f"{result['measured_pck_010']:.1%} and {result['measured_pck_020']:.1%}",
         f"recall {result['recall']:.1%} (MediaPipe {result['mediapipe_recall']:.1%}), side right in "
         f"{result['side_accuracy']:.1%}, {result['false_hands']} false hands, {result['swaps']} swaps; "
         f"everything right in {result['exact_frames']:.1%} of the frames",

@@ -21,6 +21,7 @@ from a2p_ros.errors import SourceError
 from a2p_ros.types import Image, Pair, Side, TwoHands
 
 if TYPE_CHECKING:
+    from a2p_ros.camera import CameraModel
     from a2p_ros.media.sources import Frame
     from a2p_ros.pipeline import TwoHandPipeline
 
@@ -193,13 +194,19 @@ class Outputs:
         self._stack.__exit__(kind, error, tb)
 
 
-def overlay(pipeline: TwoHandPipeline, frame: Frame, hands: TwoHands, *, mesh: bool = True) -> Image:
-    """The frame with both hands drawn into it, with their meshes unless ``mesh`` is false."""
+def camera_of(pipeline: TwoHandPipeline, frame: Frame) -> CameraModel:
+    """The camera that the pipeline takes a frame to be of."""
     from a2p_ros.camera import CameraModel
-    from a2p_ros.rendering.overlay import Mesh, OverlayInfo, draw_hands
 
     height, width = frame.image.shape[:2]
-    camera = frame.camera or CameraModel.assume(width, height, pipeline.config.placement.assumed_fov)
+    return frame.camera or CameraModel.assume(width, height, pipeline.config.placement.assumed_fov)
+
+
+def overlay(pipeline: TwoHandPipeline, frame: Frame, hands: TwoHands, *, mesh: bool = True) -> Image:
+    """The frame with both hands drawn into it, with their meshes unless ``mesh`` is false."""
+    from a2p_ros.rendering.overlay import Mesh, OverlayInfo, draw_hands
+
+    camera = camera_of(pipeline, frame)
     meshes = None
     if mesh:
         surfaces = {
