@@ -1,8 +1,8 @@
 """How the pipeline does on a real clip, where nobody knows the truth: against MediaPipe's points and the known sides.
 
 PCK is agreement with MediaPipe: of the placed joints; of the same hand's points where MediaPipe would mark them, which
-is up to a centimetre aside, in known directions; and of the points as they were measured. Where MediaPipe's own landmark
-model measures the hands, that is agreement with the method's input, and the result says so.
+is up to a centimetre aside, in known directions; and of the points as they were measured. Where MediaPipe's own
+landmark model measures the hands, that is agreement with the method's input, and the result says so.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class TrainConfig(Checked):
     """How the detector is trained."""
 
     seed: int = setting(0, "Of weights, batches and augmentation.", low=0, high=2**31)
-    steps: int = setting(6_000, "Steps of the optimiser.", low=1)
+    steps: int = setting(4_000, "Steps of the optimiser.", low=1)
     batch: int = setting(48, "Pictures a step, over all processes.", low=1)
     height: int = setting(160, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
     width: int = setting(256, "Of the pictures that are trained on, a multiple of 32 [px].", low=32, high=1024)
