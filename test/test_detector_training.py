@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -168,17 +169,6 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(frames: PackedFrames,
     assert [record["step"] for record in third.history] == [5, 10, 15]
 
 
-def test_weights_of_another_training_to_begin_with(frames: PackedFrames, tmp_path: Path) -> None:
-    first = trainer(frames, tmp_path / "first", steps=5)
-    list(first.run())
-    second = trainer(frames, tmp_path / "second", steps=5, seed=3)
-    second.start_from(tmp_path / "first" / "checkpoint.safetensors")
-    for name, value in second.net.state_dict().items():
-        assert torch.equal(value, first.averaged.state_dict()[name]), name
-    with pytest.raises(WeightsError, match="cannot be read"):
-        second.start_from(tmp_path / "none")
-
-
 def test_first_blocks_stay_as_imagenet_taught_them(frames: PackedFrames, tmp_path: Path) -> None:
     given = EfficientNetLite0(SMALL.blocks)
     given.load_imagenet(released := read_imagenet(efficientnet_file()))
@@ -192,6 +182,17 @@ def test_first_blocks_stay_as_imagenet_taught_them(frames: PackedFrames, tmp_pat
         assert not torch.equal(made.averaged.backbone.state_dict()[name], given.state_dict()[name]), name
     with pytest.raises(ConfigError, match="belongs to another training"):
         list(DetectorTrainer(*frames.split(), SMALL, config, AugmentConfig(), tmp_path).run())
+    # Cut off in the middle, and gone on.
+    longer = replace(config, steps=4)
+    whole = DetectorTrainer(*frames.split(), SMALL, longer, AugmentConfig(), tmp_path / "whole", released)
+    list(whole.run())
+    run = DetectorTrainer(*frames.split(), SMALL, longer, AugmentConfig(), tmp_path / "cut", released).run()
+    assert next(run)["step"] == 2
+    run.close()
+    cut = DetectorTrainer(*frames.split(), SMALL, longer, AugmentConfig(), tmp_path / "cut", released)
+    assert [record["step"] for record in cut.run()] == [4]
+    for (name, a), b in zip(whole.averaged.state_dict().items(), cut.averaged.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4), name
 
 
 def test_a_damaged_checkpoint_is_named(frames: PackedFrames, tmp_path: Path) -> None:

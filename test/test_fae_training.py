@@ -382,6 +382,32 @@ def test_first_blocks_stay_as_imagenet_taught_them(packed: PackedCrops, tmp_path
             assert not torch.equal(backbone.state_dict()[name], given.state_dict()[name]), name
 
 
+def test_a_run_with_frozen_blocks_goes_on_where_it_was_cut_off(packed: PackedCrops, tmp_path: Path) -> None:
+    released = read_imagenet(efficientnet_file())
+    network = replace(LITE, segmentation=False, depth=False, resolution=64, token_dim=32, joint_features=16)
+    config = replace(TRAIN, steps=4, teacher_steps=4, distillation=0.0, batch=4, resolution=64, middle=64, low=64)
+
+    def begin(folder: str, weights: dict[str, torch.Tensor] = released) -> FaeTraining:
+        parts = (*packed.split(), network, config, LossWeights(), AugmentConfig(), RIGHT, tmp_path / folder)
+        return FaeTraining(*parts, imagenet=weights)
+
+    run_all(whole := begin("whole"))
+    for stage in whole.steps:  # each anew, after two of its four steps
+        cut = begin("cut")
+        for name in list(cut.steps)[: list(cut.steps).index(stage)]:
+            list(cut.run_stage(name))
+        run = cut.run_stage(stage)
+        assert next(run)["step"] == 2
+        run.close()
+    run_all(cut := begin("cut"))
+    assert whole.averaged is not None and cut.averaged is not None
+    for (name, a), b in zip(whole.averaged.state_dict().items(), cut.averaged.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4), name
+    others = released | {"_bn0.weight": released["_bn0.weight"] + 1}
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        run_all(begin("cut", others))
+
+
 def test_sizes_that_the_network_does_not_take(packed: PackedCrops, tmp_path: Path) -> None:
     parts = (*packed.split(), replace(LITE, resolution=64), TRAIN, LossWeights(), AugmentConfig(), RIGHT, tmp_path)
     with pytest.raises(ConfigError, match=r"the network takes multiples of 32 px, got \(32, 32, 48\)"):
@@ -464,6 +490,11 @@ def test_options_that_contradict(shards: Path, tmp_path: Path, capfd) -> None:
         (["--priors", "normals"], "expected none, all or some of keypoints,segmentation,depth, got 'normals'"),
         (["--mode", "none", "--priors", "all"], "mode none goes with priors none"),
         (["--data-seed", "3"], "lower seeds are kept for measurement"),
+        (["--resolution", "80"], "the network takes multiples of 32 px, got (64, 96, 80)"),
+        (
+            ["--preset", "full", "--backbone", "efficientnet_lite0", "--imagenet", "none.pth"],
+            "none.pth: cannot be read",
+        ),
     ):
         frames = [] if "--data-seed" in options else ["--frames", str(shards)]
         assert main(["train", "fae", "--out", str(tmp_path), *frames, *options]) == 2

@@ -11,7 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from a2p_ros.training.imagenet import Pretrained
 
 
 def given(config: Any, args: argparse.Namespace, **names: str) -> Any:
@@ -26,18 +29,20 @@ def add_imagenet(parser: argparse.ArgumentParser) -> None:
         "--imagenet",
         default="",
         metavar="FILE|none",
-        help="weights trained on ImageNet to begin with: torchvision's for a ResNet (default: none), the released ones "
-        "for EfficientNet-lite0 (default: those that came with the extra `training`)",
+        help="weights trained on ImageNet to begin with; default: for EfficientNet-lite0 the released ones, which come "
+        "with the extra `training`; for a ResNet none, torchvision's fit",
     )
 
 
-def imagenet(args: argparse.Namespace, *, efficientnet: bool) -> Path | None:
-    """The file of the weights that ``--imagenet`` asks for, if any."""
-    from a2p_ros.training.imagenet import efficientnet_file
+def imagenet(args: argparse.Namespace, *, efficientnet: bool) -> Pretrained | None:
+    """The weights that ``--imagenet`` asks for, if any."""
+    from a2p_ros.network.backbone import read_imagenet
+    from a2p_ros.training.imagenet import Pretrained, efficientnet_file
 
-    if args.imagenet:
-        return None if args.imagenet == "none" else Path(args.imagenet)
-    return efficientnet_file() if efficientnet else None
+    if args.imagenet == "none" or not (args.imagenet or efficientnet):
+        return None
+    file = Path(args.imagenet) if args.imagenet else efficientnet_file()
+    return Pretrained(file, read_imagenet(file))
 
 
 def commit() -> str:

@@ -35,9 +35,6 @@ def add(what: Any) -> None:
     parser.add_argument("--small-share", type=float, help="share of the steps, the first ones, on small pictures")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
-    parser.add_argument(
-        "--from-checkpoint", type=Path, metavar="FILE", help="begin with the weights of this checkpoint.safetensors"
-    )
     options.add_imagenet(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
@@ -47,8 +44,6 @@ def run(args: argparse.Namespace) -> int:
     """Frames, packed frames, training, ONNX file, curves."""
     from a2p_ros.detection.hand_weights import CARD, NETWORK, save
     from a2p_ros.hand import load_hand_models
-    from a2p_ros.network.backbone import read_imagenet
-    from a2p_ros.training.checkpoint import note_of
     from a2p_ros.training.detector import curves
     from a2p_ros.training.detector.augment import AugmentConfig
     from a2p_ros.training.detector.export import to_onnx
@@ -59,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("seed", "steps", "batch", "rate", "height", "width", "small_share", "precision", "every", "workers")
     train = options.given(TrainConfig(), args, **{name: name for name in names})
     pack_config, sizes, augment = PackConfig(), NetworkConfig(), AugmentConfig()
+    begin = options.imagenet(args, efficientnet=True)
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     parts = training_frames.packed(
         args,
@@ -66,11 +62,8 @@ def run(args: argparse.Namespace) -> int:
         partial(read_packed, config=pack_config),
     )
     training, validation = PackedFrames.joined(parts).split()
-    imagenet = options.imagenet(args, efficientnet=True)
-    begin = None if imagenet is None else read_imagenet(imagenet)
-    trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out, begin)
-    if args.from_checkpoint is not None:
-        trainer.start_from(args.from_checkpoint)
+    imagenet = None if begin is None else begin.weights
+    trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out, imagenet)
     if first and not args.json:
         common.say(f"{len(training)} frames, {len(validation)} for validation")
     with common.bar(total=train.steps, unit="step", what="training") as bar:
@@ -79,17 +72,13 @@ def run(args: argparse.Namespace) -> int:
             bar.set_postfix_str(_summary(record))
     if not first:
         return 0
-    begun = {}
-    if args.from_checkpoint is not None:
-        note = note_of(args.from_checkpoint)
-        begun = {"begun_from": {"training": note["identity"], "steps": note["step"], "seconds": note["seconds"]}}
     scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
-    card = begun | {
+    card = {
         "name": "a2p_detector_lite",
         "training": dataclasses.asdict(train),
         "augmentation": dataclasses.asdict(augment),
         "network": dataclasses.asdict(sizes),
-        "imagenet": None if imagenet is None else imagenet.name,
+        "imagenet": None if begin is None else begin.note(),
         "data": {"synthetic": True, "frames": len(training), "scenes": scenes},
         "pictures": train.steps * train.batch,
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),

@@ -57,7 +57,7 @@ def add(what: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Frames, packed crops, the stages, weights, curves."""
     from a2p_ros.hand import load_hand_models
-    from a2p_ros.network.backbone import make_backbone, read_imagenet
+    from a2p_ros.network.backbone import make_backbone
     from a2p_ros.network.config import FULL, LITE
     from a2p_ros.network.teachers import save_teachers
     from a2p_ros.network.weights import save
@@ -71,17 +71,21 @@ def run(args: argparse.Namespace) -> int:
     config = options.given(preset, args, **{name: name for name in names.split()})
     encoders = _sapiens(args)
     network = dataclasses.replace(LITE if args.preset == "lite" else FULL, **_mode(args))
-    network = options.given(network, args, backbone="backbone")
+    if args.backbone is not None:  # the stride of a ResNet's last stage is that of the preset
+        stride = 1 if args.backbone == "efficientnet_lite0" else network.last_stride
+        network = dataclasses.replace(network, backbone=args.backbone, last_stride=stride)
     # Stand-ins are networks like the backbone; Sapiens has its own width.
     widths = {encoder.width for encoder in encoders.values()} or {make_backbone(network).out_channels}
     network = dataclasses.replace(network, prior_channels=widths.pop())
     models = load_hand_models(args.hand_model)
+    # What is wrong with the options shows before frames are drawn.
+    config.check_sizes(network.unit)
+    begin = options.imagenet(args, efficientnet=network.backbone == "efficientnet_lite0")
     training, validation = _crops(args)
     weights, augment = LossWeights(), AugmentConfig()
-    imagenet = options.imagenet(args, efficientnet=network.backbone == "efficientnet_lite0")
-    begin = None if imagenet is None else read_imagenet(imagenet)
+    imagenet = None if begin is None else begin.weights
     trainer = FaeTraining(
-        training, validation, network, config, weights, augment, models.right, args.out, encoders, begin
+        training, validation, network, config, weights, augment, models.right, args.out, encoders, imagenet
     )
     first = trainer.accelerator.is_main_process
     if first and not args.json:
@@ -105,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         "augmentation": dataclasses.asdict(augment),
         "data": {"synthetic": True, "crops": len(training), "scenes": scenes},
         "teachers": {name: "Sapiens, CC-BY-NC" if name in encoders else "stand-in" for name in network.priors},
-        "imagenet": None if imagenet is None else imagenet.name,
+        "imagenet": None if begin is None else begin.note(),
         **options.provenance(trainer.accelerator.device.type),
         "processes": trainer.accelerator.num_processes,
         "training_seconds": {name: round(seconds, 1) for name, seconds in trainer.seconds.items()},

@@ -1,7 +1,7 @@
 """EfficientNet-lite0 (Tan and Le, 2019; its lite form by Liu, 2020) with the names of the weights trained on ImageNet.
 
-The small network's backbone: what it knows of ImageNet's pictures is worth more than hours of drawn ones
-(``docs/training.md``).
+The small networks' backbone: what it knows of ImageNet's pictures is worth more than hours of drawn ones
+(``docs/training.md``, Tried).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _EPSILON = 1e-3
 #: What is left out of the released weights: the classifier, and the layer before it.
 _CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 #: Kernel and average of the first convolution and norm.
-_FIRST = ("_conv_stem.weight", "_bn0.running_mean")
+_KERNEL, _AVERAGE = "_conv_stem.weight", "_bn0.running_mean"
+_FIRST = {_KERNEL, _AVERAGE}
 #: Blocks to the end of the stages at strides 8 and 16.
 _TO_8, _TO_16 = (sum(stage[0] for stage in _STAGES[:stages]) for stages in (3, 5))
 #: Blocks of the whole network, and the fewest that reach stride 32.
@@ -44,7 +45,8 @@ UNIT = 32
 class EfficientNetLite0(nn.Module):
     """Normalised crops -> features at strides 16 and 32 side by side, at a sixteenth of the edges.
 
-    With fewer ``blocks`` than `BLOCKS` the last ones are left out. ``channels`` are those of strides 8, 16 and 32.
+    Of fewer ``blocks`` than `BLOCKS`, `LEAST_BLOCKS` at least, the last ones are left out. ``channels`` are those of
+    strides 8, 16 and 32.
     """
 
     def __init__(self, blocks: int = BLOCKS) -> None:
@@ -109,8 +111,8 @@ class EfficientNetLite0(nn.Module):
         left_out = (*_CLASSIFIER, *(f"_blocks.{number}." for number in range(len(self._blocks), BLOCKS)))
         wanted = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
         try:
-            self.load_state_dict(_for_normalised(wanted), strict=True)
-        except (KeyError, RuntimeError) as error:
+            self.load_state_dict(_for_normalised(wanted) if _FIRST.issubset(wanted) else wanted, strict=True)
+        except RuntimeError as error:
             raise WeightsError(f"not the released weights of EfficientNet-lite0: {error}") from error
 
 
@@ -140,8 +142,8 @@ class _Block(nn.Module):
 class _Conv(nn.Conv2d):
     """A convolution without bias, padded evenly.
 
-    The weights were trained with TensorFlow's SAME, which at stride 2 pads the right and lower sides alone: the same
-    answers, half a step aside. Even padding costs no copy.
+    The weights were trained with TensorFlow's SAME, which at stride 2 pads right and lower sides more: the same
+    features seen from a pixel of each layer aside. Even padding costs no copy.
     """
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, groups: int = 1) -> None:
@@ -157,7 +159,7 @@ class _Conv(nn.Conv2d):
 
 def _for_normalised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of pictures in [-1, 1] as those of `normalised` ones: what was a step before them goes into the stem."""
-    kernel, average = weights[_FIRST[0]], weights[_FIRST[1]]
+    kernel, average = weights[_KERNEL], weights[_AVERAGE]
     scale = 2 * kernel.new_tensor(SPREAD)[:, None, None]
     shift = (kernel * (2 * kernel.new_tensor(MEAN) - 1)[:, None, None]).sum((1, 2, 3))
-    return weights | {_FIRST[0]: kernel * scale, _FIRST[1]: average - shift}
+    return weights | {_KERNEL: kernel * scale, _AVERAGE: average - shift}

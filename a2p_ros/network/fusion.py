@@ -30,7 +30,7 @@ class Projection(nn.Module):
 
 
 class FusionAlignmentEncoder(nn.Module):
-    """FAE(I) ~ F_a: a ResNet that gives the aligned priors without the prior encoders (A2P, section 3.2)."""
+    """FAE(I) ~ F_a: an image network that gives the aligned priors without the prior encoders (A2P, section 3.2)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

@@ -63,7 +63,8 @@ class HandNetwork(nn.Module):
     def forward(self, crops: Float[Tensor, "n 3 r r"], priors: Float[Tensor, "n p l c"] | None = None) -> HandOutputs:
         """See `HandOutputs`; ``crops`` are `normalised`, ``priors`` those of the mode foundation.
 
-        Raises InputError for crops whose edges are no multiple of a token's, and for priors that lack or are too many.
+        Raises InputError for crops whose edges are no multiples of ``config.unit``, and for priors that lack or are too
+        many.
         """
         if any(edge % self.config.unit for edge in crops.shape[-2:]):
             raise InputError(

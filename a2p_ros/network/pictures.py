@@ -10,7 +10,7 @@ from torch import Tensor
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def normalised(crops: UInt8[Tensor, "n r r 3"]) -> Float[Tensor, "n 3 r r"]:
+def normalised(crops: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     """RGB of 8 bit less ImageNet's mean, over its spread, for the sake of weights trained there."""
     # Filled on the device: a captured graph cannot bring numbers to it.
     scale, shift = (

@@ -26,7 +26,7 @@ class Checkpoint:
         state: dict[str, Tensor] = {f"now.{k}": v for k, v in net.state_dict().items()}
         state |= {f"mean.{k}": v for k, v in averaged.state_dict().items()}
         for i, parameter in enumerate(net.parameters()):
-            for name, value in optimiser.state[parameter].items():
+            for name, value in optimiser.state.get(parameter, {}).items():  # what is frozen has none
                 state[f"adam.{i}.{name}"] = torch.as_tensor(value)
         unfinished = self.path.with_suffix(".part")
         tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
@@ -58,6 +58,8 @@ class Checkpoint:
         for i, parameter in enumerate(net.parameters()):
             prefix = f"adam.{i}."
             mine = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+            if not mine:
+                continue
             # AdamW counts its steps on the CPU; its moments lie in memory as the parameter does.
             optimiser.state[parameter] = {
                 k: v.cpu() if k == "step" else torch.empty_like(parameter).copy_(v) for k, v in mine.items()

@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 
 from a2p_ros.config import Checked, setting
-from a2p_ros.errors import ConfigError, MissingDependencyError, WeightsError
+from a2p_ros.errors import ConfigError, MissingDependencyError
 from a2p_ros.network.efficientnet import BLOCKS, UNIT
 from a2p_ros.network.pictures import normalised
 from a2p_ros.training.averages import average_into, rate_at
-from a2p_ros.training.checkpoint import Checkpoint, averaged_weights
+from a2p_ros.training.checkpoint import Checkpoint
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
 from a2p_ros.training.detector.frames import PackedFrames
 from a2p_ros.training.detector.labels import Hands, targets
 from a2p_ros.training.detector.loss import losses
 from a2p_ros.training.detector.network import ExportedHandNet, HandNet, NetworkConfig
 from a2p_ros.training.detector.score import DetectionScore
+from a2p_ros.training.imagenet import digest_of
 from a2p_ros.types import Image
 
 #: Validation frames, at most: it is there to watch, not to judge.
@@ -129,17 +130,8 @@ class DetectorTrainer:
         self.history: list[dict[str, Any]] = []
         # The number of threads changes nothing of the result.
         identity = f"{sizes} {replace(config, workers=1)} {augment} {len(training)} frames"
-        identity += "" if imagenet is None else ", from ImageNet"
+        identity += "" if imagenet is None else f", from weights {digest_of(imagenet)}"
         self._checkpoint = Checkpoint(folder / "checkpoint.safetensors", identity)
-
-    def start_from(self, path: Path) -> None:
-        """Begin with the averaged weights of another training's checkpoint; raises WeightsError where it has none."""
-        weights = averaged_weights(path)
-        for net in (self.net, self.averaged):
-            try:
-                net.load_state_dict(weights)
-            except RuntimeError as error:
-                raise WeightsError(f"{path}: not a network of {self.net.config}: {error}") from error
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Train to the end from wherever the folder's checkpoint stands; yields a record at each validation."""

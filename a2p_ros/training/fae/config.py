@@ -8,6 +8,7 @@ from typing import Literal
 
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError
+from a2p_ros.network.efficientnet import BLOCKS
 
 #: Edges of the crops are multiples of it [px].
 EDGE_UNIT = 16
@@ -74,6 +75,12 @@ class Optimisation(Checked):
         if self.batch % 2:
             raise ConfigError(f"{name}: expected an even batch, as crops come in twos, got {self.batch}")
 
+    def check_sizes(self, unit: int) -> None:
+        """Raise ConfigError where crops have edges that are no multiples of ``unit``, as the network asks for."""
+        edges = (self.low, self.middle, self.resolution)
+        if any(edge % unit for edge in edges):
+            raise ConfigError(f"sizes of crops: the network takes multiples of {unit} px, got {edges}")
+
 
 @dataclass(frozen=True)
 class StageConfig(Optimisation):
@@ -113,7 +120,7 @@ class TrainConfig(Optimisation):
         "First blocks of EfficientNet-lite0 that stay as ImageNet taught them: edges and textures of photographs, not "
         "of renders, at a third less of the time. Only where the training begins with those weights.",
         low=0,
-        high=16,
+        high=BLOCKS,
     )
     pairs: float = setting(0.7, "Share of the crops that come as both hands of a frame.", low=0.0, high=1.0)
     empty: float = setting(0.05, "Share of the crops without a hand.", low=0.0, high=1.0)

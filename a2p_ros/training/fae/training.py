@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from a2p_ros.errors import ConfigError
 from a2p_ros.hand.model import HandModel
 from a2p_ros.network.backbone import ResNet
 from a2p_ros.network.config import NetworkConfig
@@ -35,6 +34,7 @@ from a2p_ros.training.fae.loop import Stage, make_accelerator
 from a2p_ros.training.fae.objectives import NetworkObjective, TeacherObjective, teacher_loss
 from a2p_ros.training.fae.packing import PackedCrops
 from a2p_ros.training.fae.validation import Score, overlay
+from a2p_ros.training.imagenet import digest_of
 
 #: Crops of one validation batch.
 _VALIDATION_BATCH = 32
@@ -74,15 +74,13 @@ class FaeTraining:
         self.network_config, self.config, self.folder = network, config, folder
         self._training, self._validation, self._augment, self._weights = training, validation, augment, weights
         self._given, self._imagenet = dict(encoders or {}), imagenet
-        sizes = (config.low, config.middle, config.resolution)
-        if any(edge % network.unit for edge in sizes):
-            raise ConfigError(f"sizes of crops: the network takes multiples of {network.unit} px, got {sizes}")
+        config.check_sizes(network.unit)
         self.accelerator = make_accelerator(config.precision)
         self._model = model.to(self.accelerator.device)
         self._slots = Slots(training, config.pairs, config.empty)
         # The number of threads changes nothing of the result.
         self._identity = f"{network} {replace(config, workers=1)} {weights} {augment} {len(training)} crops"
-        self._identity += "" if imagenet is None else ", from ImageNet"
+        self._identity += "" if imagenet is None else f", from weights {digest_of(imagenet)}"
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.seconds: dict[str, float] = {}
         self.teachers: dict[str, Teacher] = {}
