@@ -93,6 +93,15 @@ class DetectionConfig(Checked):
         high=1000,
         runtime=True,
     )
+    anchor: float = setting(
+        0.0,
+        "How far the square in which a followed hand is looked at moves to the detector's of the same image, if it "
+        "runs: 0 = the hand's own points of the last image say where, 1 = the detector does. The A2P network (modes "
+        "regress, fit) is better at 1 with interval 1. Above 0 the interval is the same for two hands.",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
 
 
 @dataclass(frozen=True)

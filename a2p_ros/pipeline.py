@@ -215,7 +215,7 @@ class TwoHandPipeline:
                 raise ConfigError(f"{name} cannot change at run time; build a new pipeline with {after[name]!r}")
         self.config = config
         self.detector.min_score = config.detection.min_score
-        self.tracker.interval = config.detection.interval
+        self.tracker.interval, self.tracker.anchor = config.detection.interval, config.detection.anchor
         self.measuring.update(config)
         self._fit_with_length()
         self.smoother.update(config.smoothing)

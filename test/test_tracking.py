@@ -142,6 +142,14 @@ def test_detector_runs_rarely_while_hands_are_tracked() -> None:
         assert world.runs == 1 + 60 // interval
 
 
+@pytest.mark.parametrize(("anchor", "runs"), [(0.0, 3), (0.5, 6)])
+def test_an_anchored_tracker_detects_as_often_with_two_hands(anchor: float, runs: int) -> None:
+    world = World(tracker=HandTracker(interval=2, anchor=anchor))
+    for _ in range(12):
+        world.frame(LEFT, RIGHT)
+    assert world.runs == runs - (anchor == 0)
+
+
 def test_detector_runs_on_every_frame_without_hands() -> None:
     world = World()
     for _ in range(10):
@@ -176,6 +184,21 @@ def test_a_doubtful_hand_is_looked_for_where_the_detector_sees_it() -> None:
         world.hands = [dataclasses.replace(RIGHT, x=RIGHT.x + 12)]
         (region,) = world.tracker.regions(IMAGE, world)
         assert region.box == Box.around(world.hands[0].points() - ([0, 0] if wanted == "detected" else [12, 0]))
+
+
+@pytest.mark.parametrize(("anchor", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_a_followed_hand_is_held_to_the_detector(anchor: float, share: float) -> None:
+    hand = Hand(640.0)
+    tracker = HandTracker(interval=1, anchor=anchor)
+    first = region_of(hand.measured(Detection(Box.around(hand.points()), 0.9)))
+    tracker.regions(IMAGE, Always(first))
+    tracker.update([hand.measured(first)])
+    assert first.square is not None and first.rotation is not None
+    x, y, size = first.square
+    told = dataclasses.replace(first, square=(x + 20, y - 10, size * 1.44), rotation=first.rotation + 0.2)
+    (asked,) = tracker.regions(IMAGE, Always(told))
+    np.testing.assert_allclose(asked.square, (x + 20 * share, y - 10 * share, size * 1.44**share))
+    assert asked.rotation == pytest.approx(first.rotation + 0.2 * share)
 
 
 def test_a_second_hand_is_found_within_the_interval() -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "MIDDLE_BASE",
     "PALM",
     "WRIST",
+    "between",
     "hand_rotation",
     "hand_square",
     "moved",
@@ -28,6 +29,16 @@ def moved(region: Detection, dx: float, dy: float) -> Detection:
     box = Box(region.box.x0 + dx, region.box.y0 + dy, region.box.x1 + dx, region.box.y1 + dy)
     square = None if region.square is None else (region.square[0] + dx, region.square[1] + dy, region.square[2])
     return Detection(box, region.score, region.right, region.rotation, square)
+
+
+def between(region: Detection, other: Detection, share: float) -> Detection:
+    """A region, its square and turn moved towards another's by a share of the way."""
+    (x, y, size), (x1, y1, size1) = square_of(region), square_of(other)
+    square = (x + share * (x1 - x), y + share * (y1 - y), size * (size1 / size) ** share)
+    rotation = region.rotation
+    if rotation is not None and other.rotation is not None:
+        rotation += share * math.remainder(other.rotation - rotation, 2 * math.pi)
+    return Detection(region.box, region.score, region.right, rotation, square)
 
 
 def same_place(a: Detection, b: Detection) -> bool:

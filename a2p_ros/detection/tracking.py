@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from a2p_ros.config import DetectionConfig
 from a2p_ros.detection.detector import Detector
-from a2p_ros.detection.regions import moved, region_of, same_hand, same_place, square_of
+from a2p_ros.detection.regions import between, moved, region_of, same_hand, same_place, square_of
 from a2p_ros.types import Detection, HandKeypoints, Image, Pair, Side
 
 #: Regions looked at in one frame, carried ones first.
@@ -52,14 +52,18 @@ class _Track:
 class HandTracker:
     """Carries hands from frame to frame, decides when to detect, and which hand is which.
 
-    In each frame: ``regions`` (where to look), the landmark stage on them, ``update``. ``interval``
+    In each frame: ``regions`` (where to look), the landmark stage on them, ``update``. ``interval`` and ``anchor``
     may be changed between frames.
+
+    A followed hand is looked at where its own points ask for it. If they come out too large, so does the next crop,
+    and in that they come out larger still; ``anchor`` holds crops to the detector's, which knows nothing of it.
 
     A hand whose landmarks fail is gone from the very next result; nothing is coasted. Only its side
     is remembered for a moment, so that a hand found again in the same place keeps it.
     """
 
     interval: int = 5
+    anchor: float = 0.0
     _tracks: list[_Track] = field(default_factory=list)
     _lost: list[_Track] = field(default_factory=list)
     _asked: list[Detection] = field(default_factory=list)
@@ -69,8 +73,8 @@ class HandTracker:
 
     @classmethod
     def from_config(cls, config: DetectionConfig) -> HandTracker:
-        """A tracker with the configured detection interval."""
-        return cls(interval=config.interval)
+        """A tracker with the configured detection interval and anchor."""
+        return cls(interval=config.interval, anchor=config.anchor)
 
     def reset(self) -> None:
         """Forget all hands; the detector runs on the next frame."""
@@ -82,7 +86,8 @@ class HandTracker:
         sided = [track for track in self._tracks if track.side is not None]
         if not sided or self._search > 0 or any(track.hand.presence < LOW_PRESENCE for track in sided):
             return True
-        return self._since_detection + 1 >= self.interval * (3 if len(sided) == 2 else 1)
+        rarely = len(sided) == 2 and self.anchor == 0
+        return self._since_detection + 1 >= self.interval * (3 if rarely else 1)
 
     def regions(self, image: Image, detector: Detector) -> list[Detection]:
         """Where to look for hands in this frame: carried regions, then new ones from the detector if it is due."""
@@ -103,6 +108,8 @@ class HandTracker:
                 track.evidence = _capped(track.evidence + _log_odds(taken[i][0].right))
                 if track.hand.presence < LOW_PRESENCE:
                     carried[i] = taken[i][0]
+                elif self.anchor > 0:
+                    carried[i] = between(track.region, taken[i][0], self.anchor)
         found = [detection for detection in found if not any(detection is d for near in taken for d in near)]
         fresh: list[Detection] = []
         for detection in sorted(found, key=lambda d: -d.score):
