@@ -124,7 +124,10 @@ def test_a_bad_source_is_one_clear_line_and_exit_code_2(scripted, tmp_path, caps
 @pytest.mark.parametrize(
     ("option", "part"),
     [
-        (["--set", "detection.colour=red"], "unknown setting detection.colour; known are detection.backend"),
+        (
+            ["--set", "detection.colour=red"],
+            "unknown setting detection.colour; known are detection.anchor, detection.backend",
+        ),
         (["--set", "detection.min_score"], "expected NAME=VALUE"),
         (["--set", "detection.min_score=high"], "expected float, got 'high'"),
         (["--set", "detection.min_score=7"], "expected a value in [0.0, 1.0], got 7.0"),

@@ -118,7 +118,10 @@ def test_weights_of_another_configuration_are_refused(folder) -> None:
     ("values", "message"),
     [
         ({"format": "a2p_ros network 9"}, "expected format 'a2p_ros network 1', got 'a2p_ros network 9'"),
-        ({"network": {"layers": 34}}, "no sizes of a network.*expected one of 18, 50, got 34"),
+        (
+            {"network": {"backbone": "resnet34"}},
+            "no sizes of a network.*'resnet50', 'efficientnet_lite0', got 'resnet34'",
+        ),
         ({"network": {"breadth": 34}}, "no sizes of a network.*breadth"),
         ({"network": None}, "no sizes of a network"),
         ({"sha256": None}, "expected sha256 with a digest of each file"),
