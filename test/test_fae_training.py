@@ -408,12 +408,6 @@ def test_a_run_with_frozen_blocks_goes_on_where_it_was_cut_off(packed: PackedCro
         run_all(begin("cut", others))
 
 
-def test_sizes_that_the_network_does_not_take(packed: PackedCrops, tmp_path: Path) -> None:
-    parts = (*packed.split(), replace(LITE, resolution=64), TRAIN, LossWeights(), AugmentConfig(), RIGHT, tmp_path)
-    with pytest.raises(ConfigError, match=r"the network takes multiples of 32 px, got \(32, 32, 48\)"):
-        FaeTraining(*parts)
-
-
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(packed: PackedCrops, tmp_path: Path) -> None:
     whole = training(packed, tmp_path / "whole")
     stages = run_all(whole)

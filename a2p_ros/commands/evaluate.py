@@ -105,8 +105,8 @@ def _clip_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['frames']} frames, {result['model_id']}",
         f"PCK against MediaPipe: {result['pck_010']:.1%} at 0.1, {result['pck_020']:.1%} at 0.2 of the hand box; "
-        f"as MediaPipe marks points "
-        f"{result['landmark_pck_010']:.1%} and {result['landmark_pck_020']:.1%}; of the points before the fit "
+        f"as MediaPipe marks points {result['landmark_pck_010']:.1%} and {result['landmark_pck_020']:.1%}; of the "
+        "points before the fit "
         f"{result['measured_pck_010']:.1%} and {result['measured_pck_020']:.1%}",
         f"recall {result['recall']:.1%} (MediaPipe {result['mediapipe_recall']:.1%}), side right in "
         f"{result['side_accuracy']:.1%}, {result['false_hands']} false hands, {result['swaps']} swaps; "

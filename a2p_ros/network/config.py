@@ -7,6 +7,7 @@ from typing import Literal
 
 from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError
+from a2p_ros.network.efficientnet import UNIT
 
 #: What the prior encoders were taught, in the order of the paper's table 4.
 PRIORS = ("keypoints", "segmentation", "depth")
@@ -85,7 +86,7 @@ class NetworkConfig(Checked):
     @property
     def unit(self) -> int:
         """Multiple of which a crop's edges must be [px]."""
-        return 32 if self.backbone == "efficientnet_lite0" else self.stride
+        return UNIT if self.backbone == "efficientnet_lite0" else self.stride
 
 
 LITE = NetworkConfig()
