@@ -142,11 +142,29 @@ def test_the_side_is_what_both_ways_of_looking_say_together(other: float) -> Non
 def test_a_wrong_guess_of_the_side_is_put_right() -> None:
     hands = hands_of(np.random.default_rng(5), PLAIN)
     engine = TrueEngine(hands, PLAIN)
-    wrong = [region(hand, PLAIN, right=float(hand.side is Side.LEFT)) for hand in hands]
+    wrong = [region(hand, PLAIN, right=0.9 if hand.side is Side.LEFT else 0.1) for hand in hands]
     found = stage_of(engine)(place_picture(PLAIN), wrong, PLAIN)
     assert engine.batches == [2, 2]
     for hand, seen in zip(hands, found, strict=True):
         assert seen.regressed.side is hand.side and (seen.right > 0.9) is (hand.side is Side.RIGHT)
+
+
+@pytest.mark.parametrize(("known", "kept"), [(1.0, True), (0.9999, True), (0.8, False)])
+def test_a_known_side_is_doubted_as_little_as_it_is_known(known: float, kept: bool) -> None:
+    """The network takes this left hand for a right one, nine to one."""
+    hand = make_hand(Side.LEFT, np.random.default_rng(12), PLAIN, pixel=(330, 240), depth=0.5)
+
+    class Mistaken(TrueEngine):
+        def __call__(self, crops: np.ndarray) -> SimpleNamespace:
+            out = super().__call__(crops)
+            out.as_assumed = np.where(out.as_assumed > 0.5, 0.1, 0.9)
+            return out
+
+    engine = Mistaken([hand], PLAIN)
+    (found,) = stage_of(engine)(place_picture(PLAIN), [region(hand, PLAIN, right=1 - known)], PLAIN)
+    assert found is not None and (found.regressed.side is Side.LEFT) is kept
+    assert engine.batches == ([1] if kept else [1, 1])
+    assert found.right > 0.899, "what is seen is told as it is seen: the tracker adds what was known"
 
 
 @pytest.mark.parametrize("turn", [0.0, 1.4, -2.4, math.pi])

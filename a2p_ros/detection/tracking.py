@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from a2p_ros.config import DetectionConfig
 from a2p_ros.detection.detector import Detector
@@ -115,7 +115,9 @@ class HandTracker:
         for detection in sorted(found, key=lambda d: -d.score):
             if not any(same_place(detection, other) and not _opposed(detection, other) for other in fresh):
                 fresh.append(detection)
-        self._asked = (carried + fresh)[:MAX_REGIONS]
+        # One look is never certain of a side, whatever it says.
+        doubted = [d if _bounded(d.right) == d.right else replace(d, right=_bounded(d.right)) for d in fresh]
+        self._asked = (carried + doubted)[:MAX_REGIONS]
         return list(self._asked)
 
     def update(self, hands: list[HandKeypoints | None]) -> Pair[HandKeypoints | None]:
@@ -160,11 +162,12 @@ class HandTracker:
         for lost in [lost for lost in near if not _against(hand.detection, lost)]:
             evidence += lost.evidence * MEMORY_FADE**lost.missing
             self._lost.remove(lost)
-        return _Track(hand, region_of(hand), _capped(evidence))
+        evidence = _capped(evidence)
+        return _Track(hand, region_of(hand, right=_probability(evidence)), evidence)
 
     def _follow(self, track: _Track, hand: HandKeypoints) -> _Track:
         evidence = _capped(track.evidence + _evidence(hand))
-        region, before = region_of(hand), region_of(track.hand)
+        region, before = region_of(hand, right=_probability(evidence)), region_of(track.hand)
         (x, y, _), (x0, y0, _) = square_of(region), square_of(before)
         return _Track(hand, moved(region, PREDICTION * (x - x0), PREDICTION * (y - y0)), evidence, track.side)
 
@@ -216,8 +219,16 @@ def _evidence(hand: HandKeypoints) -> float:
 
 
 def _log_odds(right: float) -> float:
-    right = min(max(right, MIN_SIDE_PROBABILITY), 1 - MIN_SIDE_PROBABILITY)
+    right = _bounded(right)
     return math.log(right / (1 - right))
+
+
+def _bounded(right: float) -> float:
+    return min(max(right, MIN_SIDE_PROBABILITY), 1 - MIN_SIDE_PROBABILITY)
+
+
+def _probability(evidence: float) -> float:
+    return 1 / (1 + math.exp(-evidence))
 
 
 def _capped(evidence: float) -> float:

@@ -2,7 +2,8 @@
 
 Each region is looked at in a crop, mirrored for a left hand, all of them in one batch. Of a region whose side or turn
 is unclear, every possibility is a row of that batch and the best one is taken. A hand that lies in its crop otherwise
-than it should, or that turns out to be the other one, gets a second look.
+than it should, or that turns out to be the other one, gets a second look. A region's ``right`` is what is known of its
+side before: with 0 or 1 it is not doubted.
 """
 
 from __future__ import annotations
@@ -63,9 +64,16 @@ class _Look:
         return replace(self, as_assumed=as_assumed, hand=replace(self.hand, right=right))
 
     @property
+    def chance(self) -> float:
+        """That the assumed side is right, by what was known of the region and what is seen of it, together."""
+        known = 1 - self.region.right if self.crop.mirrored else self.region.right
+        for_it, against_it = known * self.as_assumed, (1 - known) * (1 - self.as_assumed)
+        return for_it / (for_it + against_it) if for_it + against_it > 0 else known
+
+    @property
     def quality(self) -> float:
         """How likely this is a hand, of the side that was assumed, whose joints are where they seem to be."""
-        return self.hand.presence * self.as_assumed * float(np.clip(self.hand.confidence.mean(), 0.05, 1.0))
+        return self.hand.presence * self.chance * float(np.clip(self.hand.confidence.mean(), 0.05, 1.0))
 
 
 class NetworkStage:
@@ -187,8 +195,9 @@ class NetworkStage:
     def _next(look: _Look) -> tuple[Detection, bool]:
         """Region and side of a second look: where the hand's own points ask for it, of the likelier side."""
         assumed_right = not look.crop.mirrored
-        region = look.region if is_settled(look.region, look.hand) else region_of(look.hand)
-        return region, assumed_right if look.as_assumed >= 0.5 else not assumed_right
+        known = look.region.right
+        region = look.region if is_settled(look.region, look.hand) else region_of(look.hand, right=known)
+        return region, assumed_right if look.chance >= 0.5 else not assumed_right
 
     def _answer(self, look: _Look | None, region: Detection, image: Image, camera: CameraModel) -> HandKeypoints | None:
         if look is None or look.hand.presence < self.min_presence or not is_seen(look.hand, image, self.min_size):
@@ -244,4 +253,4 @@ def _sides(region: Detection) -> tuple[bool, ...]:
 def _is_worth_another(look: _Look) -> bool:
     if look.hand.presence < FIRST_LOOK:
         return False
-    return look.as_assumed < 0.5 or not is_settled(look.region, look.hand)
+    return look.chance < 0.5 or not is_settled(look.region, look.hand)
