@@ -15,6 +15,7 @@ from a2p_ros.cli import main
 from a2p_ros.evaluation.clip import places_of
 from a2p_ros.evaluation.detections import ClipDetections, padded
 from a2p_ros.evaluation.mediapipe_peer import PeerHand
+from a2p_ros.training.detector.calibration import best_shift
 from a2p_ros.training.detector.evaluation import joint_padding
 from a2p_ros.training.detector.labels import Hands
 from a2p_ros.training.detector.score import DetectionScore, group_of, matched, overlap_of
@@ -159,3 +160,27 @@ def test_the_command_on_rendered_frames(tmp_path: Path, capfd) -> None:
             assert {"recall", "precision", "side_accuracy"} <= set(group)
     assert {"orientation_deg_p90", "ms_p50"} <= set(result)
     assert set(result["pipeline"]) == {"mediapipe", "a2p", "combined"}
+
+
+def answer(wanted: float, false: float):
+    """A picture with a right hand that is found at one score, and nothing that is found at another."""
+    heat, numbers = np.full((2, 20, 40), 1e-3), np.zeros((2, 9, 20, 40))
+    numbers[:, 0:4] = 50 / 16
+    heat[1, 6, 6], heat[0, 6, 30] = wanted, false
+    return heat, numbers, hands((1.5, 1.5, True)), 160, 320
+
+
+def test_scores_are_moved_to_where_they_tell_hands_from_nothing() -> None:
+    rng = np.random.default_rng(1)
+    low = [answer(*rng.uniform((0.36, 0.1), (0.45, 0.24))) for _ in range(20)]
+    shift = best_shift(low)
+    assert 0.24 < 1 / (1 + math.exp(shift)) < 0.36, "0.5 after the shift is between the two before it"
+    high = [answer(*rng.uniform((0.8, 0.52), (0.9, 0.58))) for _ in range(20)]
+    assert 0.58 < 1 / (1 + math.exp(best_shift(high))) < 0.8
+    assert best_shift([answer(0.01, 0.01)]) == 0.0
+
+
+def test_a_missed_hand_weighs_more_than_a_false_one() -> None:
+    """Half of the hands score no better than what is false: a threshold below both is taken."""
+    mixed = [answer(0.5, 0.001), answer(0.22, 0.22)] * 5
+    assert 1 / (1 + math.exp(best_shift(mixed))) < 0.22

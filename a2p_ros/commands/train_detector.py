@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.hand import load_hand_models
     from a2p_ros.training.detector import curves
     from a2p_ros.training.detector.augment import AugmentConfig
+    from a2p_ros.training.detector.calibration import calibrate
     from a2p_ros.training.detector.export import to_onnx
     from a2p_ros.training.detector.frames import PackConfig, PackedFrames, pack, read_packed
     from a2p_ros.training.detector.network import NetworkConfig
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             bar.set_postfix_str(_summary(record))
     if not first:
         return 0
+    shift = calibrate(trainer.averaged, validation, AREA)
     scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
     card = {
         "name": "a2p_detector_lite",
@@ -84,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
         **options.provenance(trainer.accelerator.device.type),
         "training_seconds": round(trainer.seconds, 1),
+        "score_shift": round(shift, 3),
         "validation": trainer.history[-1],
     }
     save(args.out, to_onnx(trainer.averaged), AREA, card)

@@ -21,8 +21,8 @@ class AugmentConfig(Checked):
     """How much crops are changed; chances are of each crop.
 
     Shift and turn are ours: crops are upright, so only what detection and tracking err by is left of InterWild's 60
-    degrees. Scale is more than A2P's 0.25 (after InterWild): with that, a network answered half of a wrong size with the
-    usual one, and a followed hand's crop grew with it.
+    degrees. Scale is more than A2P's 0.25 (after InterWild): with that, a network answered half of a wrong size with
+    the usual one, and a followed hand's crop grew with it.
     """
 
     scale: float = setting(
