@@ -107,7 +107,7 @@ class HandTracker:
             if taken[i]:
                 track.evidence = _capped(track.evidence + _log_odds(taken[i][0].right))
                 if track.hand.presence < LOW_PRESENCE:
-                    carried[i] = taken[i][0]
+                    carried[i] = replace(taken[i][0], right=_probability(track.evidence))
                 elif self.anchor > 0:
                     carried[i] = between(track.region, taken[i][0], self.anchor)
         found = [detection for detection in found if not any(detection is d for near in taken for d in near)]

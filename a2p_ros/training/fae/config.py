@@ -53,7 +53,7 @@ class Optimisation(Checked):
     schedule: Literal["cosine", "step"] = setting(
         "cosine", "Of the learning rate: cosine, or step (a tenth from two thirds on)."
     )
-    ema: float = setting(0.998, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
+    ema: float = setting(0.999, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
     precision: Literal["float32", "bfloat16", "float16"] = setting("bfloat16", "Of the network's products.")
     resolution: int = setting(96, "Edge of the crops in the last steps [px].", low=32, high=1024)
     low: int = setting(64, "Edge of the crops in the first steps [px].", low=32, high=1024)
@@ -103,7 +103,7 @@ class TrainConfig(Optimisation):
     The shares of small crops are those of the stages of the network; teachers stay on small and middling ones.
     """
 
-    steps: int = setting(9_000, "Steps of the network, the distillation's included.", low=1)
+    steps: int = setting(20_000, "Steps of the network, the distillation's included.", low=1)
     distillation: float = setting(
         0.1,
         "Share of the steps with the teachers in the network: Proj learns the task, the FAE learns Proj's tokens. "
@@ -129,7 +129,7 @@ class TrainConfig(Optimisation):
 
     @classmethod
     def lite(cls) -> TrainConfig:
-        """About an hour and a half of two processor cores (docs/training.md)."""
+        """About three hours of two processor cores (docs/training.md)."""
         return cls()
 
     @classmethod
@@ -142,7 +142,6 @@ class TrainConfig(Optimisation):
             rate=1e-4,
             decay=0.01,
             schedule="step",
-            ema=0.999,
             resolution=256,
             low=128,
             low_share=0.0,
