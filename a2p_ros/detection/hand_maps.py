@@ -30,8 +30,8 @@ SIDES = (Side.LEFT, Side.RIGHT)
 #: Boxes of one side that overlap more than this are one hand.
 _SAME_SIDE_IOU = 0.5
 #: Boxes of both sides that overlap more than this, with scores whose sum is below `_BOTH`, are one hand of unclear
-#: side: of one hand the two scores add up to about one, which is then its score, of two hands to about two.
-_OTHER_SIDE_IOU, _BOTH = 0.6, 1.25
+#: side: of one hand the two scores add up to about one, of two hands to about two.
+_OTHER_SIDE_IOU, _BOTH = 0.6, 1.1
 #: Peaks that are looked at on each side, best first.
 _MOST = 16
 _LOG_RANGE = 3.0
@@ -57,23 +57,40 @@ def decode(
     numbers: Float[np.ndarray, "2 9 rows columns"],
     min_score: float,
 ) -> list[Detection]:
-    """Hands of one picture, best first, in the picture's pixels; ``right`` is near 0 or 1, or between where unclear."""
-    # What is unclear shows only below the threshold: half of it is enough where the other side has the other half.
-    peaks = [peak for i, side in enumerate(SIDES) for peak in _peaks(side, heat[i], numbers[i], min_score / 2)]
-    peaks.sort(key=lambda peak: -peak.score)
-    kept: list[tuple[_Peak, float]] = []
-    for peak in peaks:
-        same = [k for k, _ in kept if k.side is peak.side and k.box.iou(peak.box) > _SAME_SIDE_IOU]
-        unclear = [i for i, (k, _) in enumerate(kept) if k.side is not peak.side and _one_hand(k, peak)]
-        if same:
+    """Hands of one picture, best first, in the picture's pixels; ``right`` is 0 or 1, or between where unclear.
+
+    The score is the probability that either side's hand is there: 1 - (1 - left) (1 - right), of one hand and of two.
+    """
+    # Two equal scores may reach the threshold together.
+    least = 1 - math.sqrt(1 - min_score)
+    peaks: list[_Peak] = []
+    for peak in sorted(
+        (peak for i, side in enumerate(SIDES) for peak in _peaks(side, heat[i], numbers[i], least)),
+        key=lambda peak: -peak.score,
+    ):
+        if not any(other.side is peak.side and other.box.iou(peak.box) > _SAME_SIDE_IOU for other in peaks):
+            peaks.append(peak)
+    found, told = list[Detection](), set[int]()
+    for i, peak in enumerate(peaks):
+        if i in told:
             continue
-        if unclear:
-            first, _ = kept[unclear[0]]
-            kept[unclear[0]] = first, peak.score
-        else:
-            kept.append((peak, 0.0))
-    kept.sort(key=lambda hand: -(hand[0].score + hand[1]))
-    return [_detection(peak, against) for peak, against in kept if peak.score + against >= min_score]
+        j = _other_side(peak, peaks)
+        against = 0.0 if j is None else peaks[j].score
+        score = 1 - (1 - peak.score) * (1 - against)
+        if j is not None and j > i and j not in told and peak.score + against < _BOTH:
+            told.add(j)
+            if score >= min_score:
+                found.append(_detection(peak, score, peak.score / (peak.score + against)))
+        elif peak.score >= min_score:
+            found.append(_detection(peak, score, 1.0))
+    return sorted(found, key=lambda hand: -hand.score)
+
+
+def _other_side(peak: _Peak, peaks: list[_Peak]) -> int | None:
+    """Which peak of the other side has most nearly the same box, if any."""
+    overlaps = [other.box.iou(peak.box) if other.side is not peak.side else 0.0 for other in peaks]
+    best = int(np.argmax(overlaps))
+    return best if overlaps[best] > _OTHER_SIDE_IOU else None
 
 
 def _peaks(
@@ -105,12 +122,6 @@ def _peak(side: Side, heat: np.ndarray, numbers: np.ndarray, row: int, column: i
     )
 
 
-def _one_hand(a: _Peak, b: _Peak) -> bool:
-    return a.box.iou(b.box) > _OTHER_SIDE_IOU and a.score + b.score < _BOTH
-
-
-def _detection(peak: _Peak, against: float) -> Detection:
-    score = peak.score + against
-    sure = peak.score / max(score, 1e-9)
+def _detection(peak: _Peak, score: float, sure: float) -> Detection:
     right = sure if peak.side is Side.RIGHT else 1 - sure
-    return Detection(peak.box, min(score, 1.0), right, peak.rotation, peak.square)
+    return Detection(peak.box, score, right, peak.rotation, peak.square)
