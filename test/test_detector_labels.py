@@ -14,8 +14,8 @@ from a2p_ros.camera import CameraModel
 from a2p_ros.detection.hand_maps import decode
 from a2p_ros.hand_frames import wrist_frame
 from a2p_ros.training.detector.augment import AugmentConfig, augmented, letterboxed
-from a2p_ros.training.detector.distractors import paste, thing
 from a2p_ros.training.detector.labels import Hands, outline_of, targets
+from a2p_ros.training.distractors import paste, thing
 from a2p_ros.types import Box, Side
 
 HEIGHT, WIDTH = 192, 256
@@ -228,7 +228,7 @@ def test_a_whole_frame_is_fitted_at_the_top_left() -> None:
 def test_things_are_pasted_beside_hands_and_not_over_them() -> None:
     _, labels = scene(1)
     boxes = labels.boxes(HEIGHT, WIDTH)
-    source = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), labels
+    source = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), boxes
     image = np.full((HEIGHT, WIDTH, 3), 77, np.uint8)
     rng = np.random.default_rng(0)
     shapes = set()

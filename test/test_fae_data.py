@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from a2p_ros.cropping import Crop
 from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.network.geometry import to_view, union_view
-from a2p_ros.training.fae.augment import AugmentConfig, picture, placed
+from a2p_ros.training.fae.augment import AugmentConfig, picture, placed, without_hand
 from a2p_ros.training.fae.batches import Batch, BatchPlan, Loader, Slots, make_batch
 from a2p_ros.training.fae.maps import N_CLASSES, OTHER_HAND, OWN_HAND, crop_maps, metres
 from a2p_ros.training.fae.packing import PackConfig, PackedCrops, pack, read_packed
@@ -226,6 +227,19 @@ def test_looks_change_pixels_and_nothing_else(packed: PackedCrops) -> None:
     changed = picture(packed, row, crop, np.random.default_rng(1), AugmentConfig(cover=1.0))
     assert plain.shape == changed.shape == (64, 64, 3) and plain.dtype == changed.dtype == np.uint8
     assert np.abs(plain.astype(int) - changed).mean() > 2
+
+
+def test_things_stand_in_the_middle_of_crops_without_a_hand(packed: PackedCrops) -> None:
+    row = int(packed.rows[~packed.crops["hand"][packed.rows]][0])
+    crop = placed(packed.crop_of(row), PACK.margin, 64, np.random.default_rng(0), STILL, wrong_side=False)
+
+    def seen(seed: int, things: float) -> np.ndarray:
+        config = dataclasses.replace(STILL, things=things)
+        return without_hand(packed, row, crop, int(hands(packed)[0]), np.random.default_rng(seed), config).astype(int)
+
+    changed = np.mean([np.abs(seen(seed, 1.0) - seen(seed, 0.0)).max(-1) > 4 for seed in range(40)], axis=0)
+    assert changed[24:40, 24:40].mean() > 0.6 > 0.4 > changed[[0, 0, -1, -1], [0, -1, 0, -1]].mean()
+    assert not (seen(0, 1.0) == seen(1, 1.0)).all()
 
 
 def test_damage_is_named(shards: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from a2p_ros.config import Checked, setting
-from a2p_ros.training.detector.distractors import paste, thing
 from a2p_ros.training.detector.labels import Hands
+from a2p_ros.training.distractors import paste, thing
 from a2p_ros.training.looks import looks, near, patch
 from a2p_ros.types import Box, Image
 
@@ -71,7 +71,9 @@ def augmented(
         _draw_shapes(image, hands, colours, rng)
     if rng.random() < config.things:
         for _ in range(rng.integers(1, 5)):
-            paste(image, thing(draw(rng), colours, height, rng), hands.boxes(height, width), rng)
+            other, theirs = draw(rng)
+            source = other, theirs.boxes(*other.shape[:2])
+            paste(image, thing(source, colours, height, rng), hands.boxes(height, width), rng)
     if len(hands) and rng.random() < config.erase:
         for box in hands.boxes(height, width):
             patch(image, box.scaled(1.15), colours, rng)

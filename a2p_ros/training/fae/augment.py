@@ -11,9 +11,13 @@ from jaxtyping import Float, UInt8
 
 from a2p_ros.config import Checked, setting
 from a2p_ros.cropping import Crop
+from a2p_ros.training.distractors import paste_at, thing
 from a2p_ros.training.fae.packing import PackedCrops
 from a2p_ros.training.looks import looks, patch
 from a2p_ros.types import Box, Image
+
+#: Edges of things relative to the crop that they are put into.
+_THINGS = (0.4, 1.2)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class AugmentConfig(Checked):
     noise: float = setting(0.3, "Chance of noise.", low=0.0, high=1.0)
     jpeg: float = setting(0.2, "Chance of JPEG's losses.", low=0.0, high=1.0)
     cover: float = setting(0.2, "Chance that a part of the crop is covered.", low=0.0, high=1.0)
+    things: float = setting(
+        0.7, "Chance that a crop without a hand shows something that stands out and is none.", low=0.0, high=1.0
+    )
 
     @classmethod
     def tracked(cls) -> AugmentConfig:
@@ -61,6 +68,7 @@ class AugmentConfig(Checked):
             "coarse",
             "noise",
             "jpeg",
+            "things",
         )
         return cls(scale=0.1, shift=0.03, turn=math.radians(9), cover=0.0, **dict.fromkeys(chances, 0.0))
 
@@ -86,14 +94,30 @@ def picture(
     packed: PackedCrops, row: int, crop: Crop, rng: np.random.Generator, config: AugmentConfig
 ) -> UInt8[np.ndarray, "resolution resolution 3"]:
     """The pixels of ``crop``, taken from the kept crop, recoloured and covered."""
-    # Half the pixels are enough where the crop would have to shrink them anyway.
-    reduced = crop.resolution * packed.config.margin <= 0.55 * packed.config.edge
-    image = packed.picture(row, reduced)
-    kept = packed.crop_of(row, image.shape[0])
-    size = (crop.resolution, crop.resolution)
-    out = cv2.warpAffine(image, between(kept, crop), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    out = _cut(packed, row, crop)
     if rng.random() < config.cover:
         _cover(out, rng)
+    return looks(out, rng, config)
+
+
+def without_hand(
+    packed: PackedCrops, row: int, crop: Crop, other: int, rng: np.random.Generator, config: AugmentConfig
+) -> UInt8[np.ndarray, "resolution resolution 3"]:
+    """The pixels of a crop without a hand, in which things stand of the colours and parts of the crop ``other``.
+
+    On places beside rendered hands alone, a network took a checked shirt for a hand, as surely as any hand.
+    """
+    out = _cut(packed, row, crop)
+    if rng.random() < config.things:
+        hand, edge = packed.picture(other, True), crop.resolution
+        middle, half = hand.shape[0] / 2, hand.shape[0] / packed.config.margin / 4
+        box = Box(middle - half, middle - half, middle + half, middle + half)
+        places = rng.uniform(middle - half, middle + half, (3, 2))
+        colours = [hand[int(y), int(x)] for x, y in places] + [out[rng.integers(edge), rng.integers(edge)]]
+        for _ in range(rng.integers(1, 4)):
+            made = thing((hand, [box]), colours, edge, rng, _THINGS)
+            x, y = (edge * rng.uniform(0.25, 0.75, 2) - len(made) / 2).astype(int)
+            paste_at(out, made, int(x), int(y), rng)
     return looks(out, rng, config)
 
 
@@ -101,6 +125,15 @@ def between(kept: Crop, crop: Crop) -> Float[np.ndarray, "2 3"]:
     """Affine map from the pixels of one crop to those of another of the same frame."""
     linear = crop.matrix[:, :2] @ kept.inverse[:, :2]
     return np.column_stack([linear, crop.matrix[:, :2] @ kept.inverse[:, 2] + crop.matrix[:, 2]])
+
+
+def _cut(packed: PackedCrops, row: int, crop: Crop) -> Image:
+    # Half the pixels are enough where the crop would have to shrink them anyway.
+    reduced = crop.resolution * packed.config.margin <= 0.55 * packed.config.edge
+    image = packed.picture(row, reduced)
+    kept = packed.crop_of(row, image.shape[0])
+    size = (crop.resolution, crop.resolution)
+    return cv2.warpAffine(image, between(kept, crop), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _cover(image: Image, rng: np.random.Generator) -> None:

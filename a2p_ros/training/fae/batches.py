@@ -19,7 +19,7 @@ from torch import Tensor
 
 from a2p_ros.cropping import Crop
 from a2p_ros.errors import ConfigError
-from a2p_ros.training.fae.augment import AugmentConfig, between, picture, placed
+from a2p_ros.training.fae.augment import AugmentConfig, between, picture, placed, without_hand
 from a2p_ros.training.fae.maps import warped_maps
 from a2p_ros.training.fae.packing import PackedCrops
 from a2p_ros.training.fae.views import labels_in_view, relative_in_view
@@ -128,7 +128,11 @@ def make_batch(
             kept = packed.crop_of(row)
             crop = placed(kept, packed.config.margin, resolution, rng, config, wrong_side=wrong_side)
             crops.append(crop)
-            pictures.append(picture(packed, row, crop, rng, config))
+            if packed.crops["hand"][row]:
+                pictures.append(picture(packed, row, crop, rng, config))
+            else:
+                other = int(packed.rows[rng.integers(len(packed))])
+                pictures.append(without_hand(packed, row, crop, other, rng, config))
             if maps:
                 pairs_of_maps.append(_maps(packed, row, crop))
     records = packed.crops[rows]

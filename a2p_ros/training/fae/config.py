@@ -123,7 +123,7 @@ class TrainConfig(Optimisation):
         high=BLOCKS,
     )
     pairs: float = setting(0.7, "Share of the crops that come as both hands of a frame.", low=0.0, high=1.0)
-    empty: float = setting(0.05, "Share of the crops without a hand.", low=0.0, high=1.0)
+    empty: float = setting(0.1, "Share of the crops without a hand.", low=0.0, high=1.0)
     validation: int = setting(400, "Crops that are validated on, at most.", low=2)
     workers: int = setting(1, "Threads that make pictures.", low=1, high=64)
 

@@ -7,26 +7,35 @@ have (size, skin's colours, edges, shading, even the pixels of hands in the wron
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from a2p_ros.training.detector.labels import Hands
 from a2p_ros.types import Box, Image
 
 #: Edges of a thing relative to the picture's height.
-_SMALL, _LARGE = 0.1, 0.7
+SIZES = (0.1, 0.7)
 #: Pieces along each edge of a hand that is put together wrongly.
 _PIECES = (2, 3, 4)
 
 
-def thing(source: tuple[Image, Hands], colours: list[np.ndarray], height: int, rng: np.random.Generator) -> Image:
-    """A square picture of something that is no hand, for a picture of this height [px]."""
-    edge = max(int(height * math.exp(rng.uniform(math.log(_SMALL), math.log(_LARGE)))), 8)
-    image, hands = source
-    if len(hands) and rng.random() < 0.4:
-        return _jigsaw(image, hands.boxes(*image.shape[:2])[int(rng.integers(len(hands)))], edge, rng)
+def thing(
+    source: tuple[Image, Sequence[Box]],
+    colours: list[np.ndarray],
+    height: int,
+    rng: np.random.Generator,
+    sizes: tuple[float, float] = SIZES,
+) -> Image:
+    """A square picture of something that is no hand, for a picture of this height [px].
+
+    ``source`` is any picture and the boxes of the hands in it.
+    """
+    edge = max(int(height * math.exp(rng.uniform(math.log(sizes[0]), math.log(sizes[1])))), 8)
+    image, boxes = source
+    if len(boxes) and rng.random() < 0.4:
+        return _jigsaw(image, boxes[int(rng.integers(len(boxes)))], edge, rng)
     return _patterned(edge, colours, rng)
 
 
@@ -38,14 +47,26 @@ def paste(image: Image, picture: Image, away_from: list[Box], rng: np.random.Gen
     height, width = image.shape[:2]
     edge = len(picture)
     x, y = (int(v) for v in rng.uniform(-0.4 * edge, (width - 0.6 * edge, height - 0.6 * edge)))
-    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + edge, width), min(y + edge, height)
-    place = Box(x0, y0, x1, y1)
+    place = _part(image, edge, x, y)
     if place.area == 0 or any(place.iou(box) > 0 for box in away_from):
         return
+    paste_at(image, picture, x, y, rng)
+
+
+def paste_at(image: Image, picture: Image, x: int, y: int, rng: np.random.Generator) -> None:
+    """Put a square picture with its top left corner at (x, y), through a mask of some outline."""
+    edge = len(picture)
+    x0, y0, x1, y1 = (int(v) for v in _part(image, edge, x, y))
     inner = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
     share = _outline(edge, rng)[inner][..., None]
     part = image[y0:y1, x0:x1]
     part[:] = (part + share * (picture[inner].astype(np.float32) - part)).astype(np.uint8)
+
+
+def _part(image: Image, edge: int, x: int, y: int) -> Box:
+    """What lies in the image of a square from (x, y)."""
+    x0, y0 = min(max(x, 0), image.shape[1]), min(max(y, 0), image.shape[0])
+    return Box(x0, y0, max(min(x + edge, image.shape[1]), x0), max(min(y + edge, image.shape[0]), y0))
 
 
 def _jigsaw(image: Image, box: Box, edge: int, rng: np.random.Generator) -> Image:
@@ -61,13 +82,16 @@ def _jigsaw(image: Image, box: Box, edge: int, rng: np.random.Generator) -> Imag
 
 
 def _patterned(edge: int, colours: list[np.ndarray], rng: np.random.Generator) -> Image:
-    """Stripes, checks, dots or blotches, with light from one side, perhaps with eyes and a mouth."""
+    """Stripes, checks, plaid, dots or blotches, perhaps in folds, with light from one side, perhaps with a face."""
     grid = np.linspace(-1, 1, edge, dtype=np.float32)
     y, x = np.meshgrid(grid, grid, indexing="ij")
+    if folded := rng.random() < 0.4:
+        folds = [_smooth(edge, rng) for _ in range(3)]
+        x, y = x + 0.25 * folds[0], y + 0.25 * folds[1]
     first, second = (_colour(colours, rng) for _ in range(2))
     turn, rate = rng.uniform(0, math.pi), math.exp(rng.uniform(math.log(2), math.log(25)))
     along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-    kind = rng.integers(5)
+    kind = rng.integers(6)
     if kind == 0:
         wave = np.sin(rate * along)
     elif kind == 1:
@@ -75,8 +99,10 @@ def _patterned(edge: int, colours: list[np.ndarray], rng: np.random.Generator) -
     elif kind == 2:
         wave = np.where(np.sin(rate * along) * np.sin(rate * across) > 0.5, 1, -1)
     elif kind == 3:
-        cells = rng.standard_normal((int(rng.integers(2, 9)),) * 2, np.float32)
-        wave = cv2.resize(cells, (edge, edge), interpolation=cv2.INTER_CUBIC)
+        wave = _smooth(edge, rng)
+    elif kind == 4:
+        threads = [np.sin(rate * along), np.sin(rate * across), np.sin(3.1 * rate * along), np.sin(3.1 * rate * across)]
+        wave = sum(np.sign(w + bias) for w, bias in zip(threads, rng.uniform(-0.8, 0.8, 4), strict=True)) / 4
     else:
         wave = np.full((edge, edge), -1.0, np.float32)
     share = np.clip(0.5 + 0.5 * wave, 0, 1)[..., None]
@@ -86,7 +112,14 @@ def _patterned(edge: int, colours: list[np.ndarray], rng: np.random.Generator) -
     light = rng.normal(0, 0.35, 2)
     round_ = np.sqrt(np.clip(1 - 0.8 * (x * x + y * y), 0.05, 1)) if rng.random() < 0.6 else 1.0
     shade = np.clip((1 + light[0] * x + light[1] * y) * round_, 0.2, 1.6)
+    if folded:
+        shade = np.clip(shade * (1 + 0.4 * folds[2]), 0.1, 1.8)
     return np.clip(out * shade[..., None], 0, 255).astype(np.uint8)
+
+
+def _smooth(edge: int, rng: np.random.Generator) -> Float32[np.ndarray, "edge edge"]:
+    cells = rng.standard_normal((int(rng.integers(2, 9)),) * 2, np.float32)
+    return cv2.resize(cells, (edge, edge), interpolation=cv2.INTER_CUBIC)
 
 
 def _draw_face(out: Float32[np.ndarray, "edge edge 3"], edge: int, rng: np.random.Generator) -> None:
