@@ -103,7 +103,7 @@ class TrainConfig(Optimisation):
     The shares of small crops are those of the stages of the network; teachers stay on small and middling ones.
     """
 
-    steps: int = setting(20_000, "Steps of the network, the distillation's included.", low=1)
+    steps: int = setting(14_000, "Steps of the network, the distillation's included.", low=1)
     distillation: float = setting(
         0.1,
         "Share of the steps with the teachers in the network: Proj learns the task, the FAE learns Proj's tokens. "
@@ -129,7 +129,7 @@ class TrainConfig(Optimisation):
 
     @classmethod
     def lite(cls) -> TrainConfig:
-        """About three hours of two processor cores (docs/training.md)."""
+        """About two hours of two processor cores (docs/training.md)."""
         return cls()
 
     @classmethod
