@@ -15,7 +15,7 @@ from a2p_ros.cli import main
 from a2p_ros.evaluation.clip import places_of
 from a2p_ros.evaluation.detections import ClipDetections, padded
 from a2p_ros.evaluation.mediapipe_peer import PeerHand
-from a2p_ros.training.detector.calibration import best_shift
+from a2p_ros.training.detector.calibration import best_shift, share_of_right_sides
 from a2p_ros.training.detector.evaluation import joint_padding
 from a2p_ros.training.detector.labels import Hands
 from a2p_ros.training.detector.score import DetectionScore, group_of, matched, overlap_of
@@ -184,3 +184,12 @@ def test_a_missed_hand_weighs_more_than_a_false_one() -> None:
     """Half of the hands score no better than what is false: a threshold below both is taken."""
     mixed = [answer(0.5, 0.001), answer(0.22, 0.22)] * 5
     assert 1 / (1 + math.exp(best_shift(mixed))) < 0.22
+
+
+def test_sides_are_trusted_as_often_as_they_are_right() -> None:
+    """A hand about (60, 60), hotter on its own side in three of four pictures; far from it the other side is hot."""
+    own, other = answer(0.6, 0.9), answer(0.0, 0.9)
+    for heat in (own[0], other[0]):
+        heat[0, 7, 7] = 0.4
+    assert share_of_right_sides([own, own, own, other]) == 0.75
+    assert share_of_right_sides([]) == 0.5

@@ -106,6 +106,15 @@ def test_min_score_can_be_changed(weights: Path) -> None:
     assert len(find(image)) == 1
 
 
+def test_no_side_is_surer_than_the_network_is_right(weights: Path, tmp_path: Path) -> None:
+    image = scene(480, 640, ((320, 240), (255, 0, 0)), ((100, 240), (0, 0, 255)))
+    assert sorted(hand.right for hand in detector(weights)(image)) == [0.0, 1.0]
+    card = json.loads((weights / CARD).read_text())
+    (tmp_path / CARD).write_text(json.dumps(card | {"side_trust": 0.8}))
+    (tmp_path / NETWORK).write_bytes((weights / NETWORK).read_bytes())
+    assert sorted(hand.right for hand in detector(tmp_path)(image)) == pytest.approx([0.2, 0.8])
+
+
 def test_it_says_what_it_is_and_runs_on(weights: Path) -> None:
     found = detector(weights)
     assert (found.name, found.device) == ("colours", "cpu")
@@ -127,6 +136,9 @@ def test_files_that_are_missing_or_tampered_with(weights: Path, tmp_path: Path) 
         detector(written(format="other"))
     with pytest.raises(WeightsError, match=r"expected the area of the pictures .* got 'big'"):
         detector(written(area="big"))
+    for trust in (0.3, True, "much", float("nan")):
+        with pytest.raises(WeightsError, match=r"expected side_trust, a share in \[0.5, 1\]"):
+            detector(written(side_trust=trust))
     with pytest.raises(WeightsError, match="not an ONNX model"):
         detector(written(b"no", sha256=hashlib.sha256(b"no").hexdigest()))
     (tmp_path / CARD).write_text("[]")

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             bar.set_postfix_str(_summary(record))
     if not first:
         return 0
-    shift = calibrate(trainer.averaged, validation, AREA)
+    calibration = calibrate(trainer.averaged, validation, AREA)
     scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
     card = {
         "name": "a2p_detector_lite",
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
         **options.provenance(trainer.accelerator.device.type),
         "training_seconds": round(trainer.seconds, 1),
-        "score_shift": round(shift, 3),
+        **{name: round(value, 3) for name, value in calibration._asdict().items()},
         "validation": trainer.history[-1],
     }
     save(args.out, to_onnx(trainer.averaged), AREA, card)

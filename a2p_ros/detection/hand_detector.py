@@ -6,6 +6,7 @@ The network and what it was trained on are in ``docs/detector.md``.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class HandDetector:
     def __init__(self, config: DetectionConfig, device: DeviceConfig) -> None:
         files = find(config.weights)
         self._model = open_onnx(files.network, device)
-        self._area = files.area
+        self._area, self._side_trust = files.area, files.side_trust
         self.name = files.name
         self.device = self._model.device
         self.min_score = config.min_score
@@ -86,7 +87,12 @@ class HandDetector:
                 f"(1, 2, {CHANNELS}, {rows}, {columns}), got {shapes}; train it with `a2p train detector`"
             )
         found = decode(outputs[0][0], outputs[1][0], self.min_score)
-        return [hand for hand in (_in_image(hand, image, fit) for hand in found) if hand is not None]
+        inside = (_in_image(hand, image, fit) for hand in found)
+        return [self._doubted(hand) for hand in inside if hand is not None]
+
+    def _doubted(self, hand: Detection) -> Detection:
+        """Surer of its side than the network was right on validation frames no hand is."""
+        return replace(hand, right=float(np.clip(hand.right, 1 - self._side_trust, self._side_trust)))
 
 
 @lru_cache(maxsize=8)

@@ -18,11 +18,15 @@ _FORMAT = "a2p_ros hand detector 1"
 
 @dataclass(frozen=True)
 class DetectorFiles:
-    """A network that is the one its card describes. ``area`` is that of the pictures it is meant for [px^2]."""
+    """A network that is the one its card describes.
+
+    ``area`` is that of the pictures it is meant for [px^2], ``side_trust`` how often its word on a hand's side holds.
+    """
 
     network: Path
     name: str
     area: int
+    side_trust: float
     card: dict[str, Any]
 
 
@@ -56,6 +60,9 @@ def find(folder: Path | str = "") -> DetectorFiles:
     area = card.get("area")
     if not isinstance(area, int) or not 32 * 32 <= area <= 4096 * 4096:
         raise WeightsError(f"{path}: expected the area of the pictures [px^2] in [1024, 16777216], got {area!r}")
+    trust = card.get("side_trust", 1.0)
+    if isinstance(trust, bool) or not isinstance(trust, int | float) or not 0.5 <= trust <= 1:
+        raise WeightsError(f"{path}: expected side_trust, a share in [0.5, 1], got {trust!r}")
     try:
         content = (folder / NETWORK).read_bytes()
     except OSError as error:
@@ -64,4 +71,4 @@ def find(folder: Path | str = "") -> DetectorFiles:
         raise WeightsError(
             f"{folder / NETWORK}: not the file that {CARD} describes (SHA-256 differs); fetch or train it anew"
         )
-    return DetectorFiles(folder / NETWORK, str(card.get("name", "unnamed")), area, card)
+    return DetectorFiles(folder / NETWORK, str(card.get("name", "unnamed")), area, float(trust), card)
