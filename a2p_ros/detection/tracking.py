@@ -18,7 +18,7 @@ MAX_EVIDENCE = 12.0
 #: Least probability that one frame may give to either side.
 MIN_SIDE_PROBABILITY = 0.03
 #: A detection says which side it is from this probability on.
-SIDE_TOLD = 0.75
+SIDE_TOLD = 0.6
 #: Reward for staying on a side: a hand changes sides only on contrary evidence of half of this.
 KEEP_SIDE = 4.0
 #: A hand takes a side against its evidence only while that is weaker than this log-odds (probability 0.7).
