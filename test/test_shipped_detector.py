@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from a2p_ros.config import DetectionConfig, DeviceConfig
+from a2p_ros.camera import CameraModel
+from a2p_ros.config import DetectionConfig, DeviceConfig, PipelineConfig
 from a2p_ros.detection.detector import make_detector
 from a2p_ros.detection.hand_weights import CARD, SHIPPED, find
+from a2p_ros.pipeline import TwoHandPipeline
 from a2p_ros.types import Image
 
 pytestmark = pytest.mark.skipif(not (SHIPPED / CARD).exists(), reason="no weights ship: a2p train detector")
@@ -44,13 +46,12 @@ def test_the_card_says_what_they_are() -> None:
     assert {"training", "network", "commit", "machine", "training_seconds", "validation"} <= set(card)
 
 
-def test_one_right_hand_pointing_up(detector, images) -> None:
+def test_one_hand_pointing_up(detector, images) -> None:
     hands = [best(detector, image) for image in images]
-    right = [hand is not None and hand.right > 0.5 and abs(hand.rotation) < 0.8 for hand in hands]
-    assert np.mean(right) >= 0.9
+    assert np.mean([hand is not None and abs(hand.rotation) < 0.8 for hand in hands]) >= 0.9
 
 
-def test_its_mirror_image_is_a_left_hand_in_the_mirrored_place(detector, images) -> None:
+def test_its_mirror_image_lies_and_points_mirrored(detector, images) -> None:
     good = []
     for image in images:
         hand, mirrored = best(detector, image), best(detector, image[:, ::-1])
@@ -59,9 +60,19 @@ def test_its_mirror_image_is_a_left_hand_in_the_mirrored_place(detector, images)
             continue
         place = image.shape[1] - 1 - mirrored.box.centre[0]
         near = abs(place - hand.box.centre[0]) < 0.25 * hand.box.size
-        turned = abs(math.remainder(mirrored.rotation + hand.rotation, 2 * math.pi)) < 0.35
-        good.append(mirrored.right < 0.5 < hand.right and near and turned)
+        good.append(near and abs(math.remainder(mirrored.rotation + hand.rotation, 2 * math.pi)) < 0.35)
     assert np.mean(good) >= 0.85
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_with_the_landmark_stage_every_hand_is_found_on_its_side_and_no_other(images, mirrored: bool) -> None:
+    """What the detector alone cannot say of real hands; things that it takes for hands are dropped."""
+    pipeline = TwoHandPipeline(PipelineConfig().replace_flat({"detection.backend": "a2p", "device.device": "cpu"}))
+    for image in images:
+        pipeline.reset()
+        seen = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
+        found = pipeline(seen, CameraModel.assume(seen.shape[1], seen.shape[0], math.radians(60)), 0.0)
+        assert (found.left is not None, found.right is not None) == (mirrored, not mirrored)
 
 
 def test_upside_down_it_is_the_same_hand_turned(detector, images) -> None:
