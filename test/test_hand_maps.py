@@ -83,13 +83,21 @@ def test_two_hands_in_one_place_are_two() -> None:
 def test_a_hand_of_unclear_side_is_one() -> None:
     box = hand(LEFT, 5, 5)["box"]
     (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.4), hand(RIGHT, 5, 6, box=box, score=0.6)), 0.5)
-    assert found.score == pytest.approx(1.0)
+    assert found.score == pytest.approx(1 - 0.6 * 0.4)
     assert found.right == pytest.approx(0.6)
     assert decode(*maps(hand(LEFT, 5, 5, score=0.2), hand(RIGHT, 5, 6, box=box, score=0.25)), 0.5) == []
-    (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.26), hand(RIGHT, 5, 6, box=box, score=0.3)), 0.5)
-    assert found.score == pytest.approx(0.56)
+    (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.35), hand(RIGHT, 5, 6, box=box, score=0.3)), 0.5)
+    assert found.score == pytest.approx(1 - 0.65 * 0.7)
     (found,) = decode(*maps(hand(LEFT, 5, 5, score=0.55), hand(RIGHT, 5, 6, box=box, score=0.51)), 0.5)
     assert found.right == pytest.approx(0.51 / 1.06)
+
+
+def test_two_hands_in_one_place_rank_as_high_as_one_that_is_as_hot() -> None:
+    box = hand(LEFT, 5, 5)["box"]
+    hands = hand(LEFT, 5, 5, score=0.7), hand(RIGHT, 5, 6, box=box, score=0.6), hand(LEFT, 8, 15, score=0.8)
+    found = decode(*maps(*hands), 0.5)
+    assert [hand.score for hand in found] == pytest.approx([0.88, 0.88, 0.8])
+    assert sorted(hand.right for hand in found) == [0.0, 0.0, 1.0]
 
 
 def test_neighbouring_peaks_of_one_side_are_one_hand_and_far_ones_are_two() -> None:
