@@ -30,6 +30,8 @@ LOW_PRESENCE = 0.8
 #: Fraction of the last frame's motion by which a region is moved ahead. At 0.44 of the hand a frame, 0 loses
 #: one frame in twenty and 0.75 none (one_hand_pinches, shaken by software); at rest they do not differ.
 PREDICTION = 0.75
+#: Places where a detection proved to be no hand that are remembered.
+MAX_EMPTY = 8
 #: A lost hand's side is remembered for this many frames, fading by this factor a frame.
 MEMORY_FRAMES, MEMORY_FADE = 15, 0.85
 
@@ -58,6 +60,9 @@ class HandTracker:
     A followed hand is looked at where its own points ask for it. If they come out too large, so does the next crop,
     and in that they come out larger still; ``anchor`` holds crops to the detector's, which knows nothing of it.
 
+    While a hand is followed, one of the places where a detection proved to be no hand, or one that is followed already,
+    is looked at again in a frame, in turn: a detector that takes things for hands does so in every frame.
+
     A hand whose landmarks fail is gone from the very next result; nothing is coasted. Only its side
     is remembered for a moment, so that a hand found again in the same place keeps it.
     """
@@ -67,6 +72,7 @@ class HandTracker:
     _tracks: list[_Track] = field(default_factory=list)
     _lost: list[_Track] = field(default_factory=list)
     _asked: list[Detection] = field(default_factory=list)
+    _empty: list[Detection] = field(default_factory=list)
     _since_detection: int = 0
     _search: int = 0
     _size: tuple[int, int] | None = None
@@ -78,7 +84,7 @@ class HandTracker:
 
     def reset(self) -> None:
         """Forget all hands; the detector runs on the next frame."""
-        self._tracks, self._lost, self._asked = [], [], []
+        self._tracks, self._lost, self._asked, self._empty = [], [], [], []
         self._since_detection = self._search = 0
 
     def detection_due(self) -> bool:
@@ -97,6 +103,7 @@ class HandTracker:
         self._size = size
         carried = [track.region for track in self._tracks]
         found: list[Detection] = []
+        everywhere = self._search > 0 or all(track.side is None for track in self._tracks)
         if self.detection_due():
             self._since_detection, self._search = 0, max(self._search - 1, 0)
             found = detector(image)
@@ -115,6 +122,8 @@ class HandTracker:
         for detection in sorted(found, key=lambda d: -d.score):
             if not any(same_place(detection, other) and not _opposed(detection, other) for other in fresh):
                 fresh.append(detection)
+        if not everywhere:
+            fresh = self._worth_a_look(fresh)
         # One look is never certain of a side, whatever it says.
         doubted = [d if _bounded(d.right) == d.right else replace(d, right=_bounded(d.right)) for d in fresh]
         self._asked = (carried + doubted)[:MAX_REGIONS]
@@ -130,6 +139,7 @@ class HandTracker:
             raise ValueError(f"expected {len(self._asked)} answers, one a region, got {len(hands)}")
         before = len(self._tracks)
         tracks: list[_Track] = []
+        new: list[tuple[Detection, _Track | None]] = []
         for i, hand in enumerate(hands):
             track = self._tracks[i] if i < before else None
             if hand is None:
@@ -139,8 +149,12 @@ class HandTracker:
                 tracks.append(self._follow(track, hand))
             else:
                 tracks.append(self._begin(hand))
+            if i >= before:
+                new.append((self._asked[i], None if hand is None else tracks[-1]))
         self._asked = []
         tracks = _without_duplicates(tracks)
+        for region, track in new:
+            self._remember(region, empty=all(track is not other for other in tracks))
         _assign_sides(tracks)
         # Followed without a side: only one at a time, and only while it may yet turn out the missing hand.
         sided = [track for track in tracks if track.side is not None]
@@ -154,6 +168,18 @@ class HandTracker:
         for track in [track for track in self._tracks if track.side is side]:
             self._tracks.remove(track)
             self._lose(track)
+
+    def _worth_a_look(self, fresh: list[Detection]) -> list[Detection]:
+        """All but the places that proved empty, of which the one that was looked at first comes last."""
+        known = [next((i for i, e in enumerate(self._empty) if same_place(d, e)), None) for d in fresh]
+        again = [i for i in known if i is not None]
+        new = [d for d, i in zip(fresh, known, strict=True) if i is None]
+        return new + [fresh[known.index(min(again))]] if again else new
+
+    def _remember(self, region: Detection, *, empty: bool) -> None:
+        self._empty = [place for place in self._empty if not same_place(place, region)]
+        if empty:
+            self._empty = [*self._empty, region][-MAX_EMPTY:]
 
     def _begin(self, hand: HandKeypoints) -> _Track:
         # What the detector says of the side is told once: a hand that is followed has its landmarks' word only.
