@@ -38,7 +38,8 @@ from a2p_ros.training.imagenet import digest_of
 
 #: Crops of one validation batch.
 _VALIDATION_BATCH = 32
-#: Errors as tracking makes them; some crops are mirrored wrongly, so that what tells it is measured.
+#: Errors as tracking makes them; some crops are mirrored wrongly, and crops without a hand show things that are none,
+#: so that what tells it is measured.
 _VALIDATED = replace(AugmentConfig.tracked(), wrong_side=0.1, things=0.7)
 _TEACHER, _DISTILLATION, _LAST = "teacher_", "distillation", "end_to_end"
 
