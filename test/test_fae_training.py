@@ -22,6 +22,7 @@ from a2p_ros.network.fusion import FusionAlignmentEncoder, Projection
 from a2p_ros.network.geometry import union_view
 from a2p_ros.network.model import A2PNetwork, HandOutputs
 from a2p_ros.network.teachers import Priors, Teacher, load_teachers, save_teachers
+from a2p_ros.training.fae import curves
 from a2p_ros.training.fae.augment import AugmentConfig
 from a2p_ros.training.fae.batches import Batch, Slots, make_batch
 from a2p_ros.training.fae.config import LossWeights, StageConfig, TrainConfig
@@ -423,7 +424,11 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(packed: PackedCrops, 
     with pytest.raises(ConfigError, match="belongs to another training"):
         run_all(other)
     again = training(packed, tmp_path / "cut")
-    assert run_all(again) == [("end_to_end", 6)]  # what is done is skipped
+    for stage in again.steps:  # what is done is skipped
+        for record in again.run_stage(stage):
+            assert (stage, record["step"]) == ("end_to_end", 6)
+            assert [r["step"] for r in again.history[stage]] == [2, 4, 6]
+            curves.draw(again.history, tmp_path / "curves.png")
     assert whole.averaged is not None and again.averaged is not None
     for (name, a), b in zip(whole.averaged.state_dict().items(), again.averaged.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5), name

@@ -83,7 +83,8 @@ class Stage:
         )
         note = self._checkpoint.load(self.objective, self.averaged, optimiser)
         if note is not None:
-            self.step, self.seconds, self.history = note["step"], note["seconds"], note["history"]
+            self.step, self.seconds = note["step"], note["seconds"]
+            self.history[:] = note["history"]  # whoever draws it holds this list
         if self.step == self.config.steps:
             return
         network, optimiser_ = self._accelerator.prepare(self.objective, optimiser)
