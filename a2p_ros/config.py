@@ -135,7 +135,7 @@ class NetworkStageConfig(Checked):
     engine: Literal["auto", "torch", "onnx", "int8"] = setting(
         "auto",
         "What runs the network: torch, onnxruntime (onnx), onnxruntime with convolutions in 8 bit on a processor "
-        "(int8), or auto = the faster one in 32 bit that works here.",
+        "(int8; it loses too much of the network that ships), or auto = the faster one in 32 bit that works here.",
     )
     min_presence: float = setting(
         0.5, "A hand whose presence the network puts lower is lost.", low=0.0, high=1.0, runtime=True
@@ -173,8 +173,8 @@ class PlacementConfig(Checked):
 
     hand_length: float = setting(
         0.0,
-        "The user's hand, wrist joint to middle fingertip with the hand flat [m]; 0 = unknown, the mean "
-        "adult hand is assumed and metric_scale is false.",
+        "The user's hand, wrist joint to middle fingertip with the hand flat [m], 0.10 or more; 0 = unknown, "
+        "the mean adult hand is assumed and metric_scale is false.",
         low=0.0,
         high=0.25,
         runtime=True,
@@ -281,7 +281,9 @@ class DeviceConfig(Checked):
     """Where the networks run."""
 
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = setting(
-        "auto", "auto takes the best provider that is granted; any other choice is an error when it is not granted."
+        "auto",
+        "auto takes the best provider that is granted to each network; any other choice is an error where it is not "
+        "granted. MediaPipe's detector is for the CPU: cuda and tensorrt go with detection.backend a2p or rtmdet.",
     )
     threads: int = setting(0, "CPU threads of each model; 0 = the number of cores, at most 4.", low=0, high=256)
     hand_model: str = setting(

@@ -36,7 +36,11 @@ ARGUMENTS: dict[str, tuple[str, str, list[str] | None]] = {
     "params_file": (str(SHARE / "config" / "hands.yaml"), "YAML file with parameters of the nodes.", None),
     "namespace": ("", "Namespace of all nodes, one for each camera.", None),
     "tf_prefix": ("", "Put before left_wrist and right_wrist on /tf; two cameras need two, as left_camera/.", None),
-    "device": ("", "Where the networks run.", ["", "auto", "cpu", "cuda", "tensorrt"]),
+    "device": (
+        "",
+        "Where the networks run; cuda and tensorrt go with detection.backend a2p or rtmdet.",
+        ["", "auto", "cpu", "cuda", "tensorrt"],
+    ),
     "hand_length": ("", "The user's hand, wrist to middle fingertip [m]; sets the metric scale.", None),
     "autostart": (
         "",

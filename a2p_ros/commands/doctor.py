@@ -93,7 +93,10 @@ def torch() -> Finding:
 def onnxruntime() -> Finding:
     """Providers that are really granted to a model, not only compiled in."""
     ok, text = _ask("import onnxruntime as o; print(o.__version__, *o.get_available_providers())")
-    fix = "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU, never both); only RTMDet needs it"
+    fix = (
+        "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU, never both); the networks and the detection "
+        "backends a2p, combined and rtmdet need it"
+    )
     if not ok:
         return Finding("onnxruntime", False, text, fix)
     version, *listed = text.split()

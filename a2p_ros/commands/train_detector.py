@@ -11,6 +11,8 @@ from typing import Any
 
 from a2p_ros.commands import common, options, training_frames
 
+#: Frames that are drawn where none are given.
+COUNT = 40_000
 #: Of the pictures at run time [px^2], as 352 x 192.
 AREA = 67_584
 
@@ -25,7 +27,7 @@ def add(what: Any) -> None:
         "accelerate launch -m a2p_ros.cli train detector ...",
     )
     parser.add_argument("--out", type=Path, default=Path("out/detector"), metavar="DIR", help="weights and curves")
-    training_frames.add_options(parser, count=20_000)
+    training_frames.add_options(parser, counts=f"default: {COUNT:,}")
     parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
     parser.add_argument("--steps", type=int, help="steps of the optimiser")
     parser.add_argument("--batch", type=int, help="pictures a step")
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         args,
         partial(pack, models=load_hand_models(), config=pack_config),
         partial(read_packed, config=pack_config),
+        count=COUNT,
     )
     training, validation = PackedFrames.joined(parts).split()
     imagenet = None if begin is None else begin.weights

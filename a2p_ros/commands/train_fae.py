@@ -25,7 +25,7 @@ def add(what: Any) -> None:
         "several GPUs or cores: torchrun --nproc_per_node N -m a2p_ros.cli train fae ...",
     )
     parser.add_argument("--out", type=Path, default=Path("out/fae"), metavar="DIR", help="weights, curves, pictures")
-    training_frames.add_options(parser, count=40_000)
+    training_frames.add_options(parser, counts="default: 40,000; preset full: 100,000")
     parser.add_argument("--preset", choices=("lite", "full"), default="lite", help="sizes and schedule")
     parser.add_argument("--mode", choices=("none", "distilled", "foundation"), help="what becomes of the priors")
     parser.add_argument(
@@ -154,8 +154,16 @@ def _crops(args: argparse.Namespace) -> Any:
     """Packed crops for training and validation."""
     from a2p_ros.training.fae.packing import PackConfig, PackedCrops, pack, read_packed
 
-    config = PackConfig()
-    parts = training_frames.packed(args, partial(pack, config=config), partial(read_packed, config=config))
+    # Crops of 256 px want hands that were drawn as large and kept as large.
+    full = args.preset == "full"
+    config = PackConfig(edge=416, map_edge=104) if full else PackConfig()
+    parts = training_frames.packed(
+        args,
+        partial(pack, config=config),
+        partial(read_packed, config=config),
+        count=100_000 if full else 40_000,
+        size=(960, 720) if full else None,
+    )
     return PackedCrops.joined(parts).split()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +15,8 @@ from a2p_ros.errors import ConfigError
 Packed = TypeVar("Packed")
 
 
-def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:
-    """``--frames``, ``--packed``, ``--count``, ``--data-seed`` and ``--workers``."""
+def add_options(parser: argparse.ArgumentParser, *, counts: str) -> None:
+    """``--frames``, ``--packed``, ``--count`` (``counts`` says its default), ``--data-seed`` and ``--workers``."""
     parser.add_argument(
         "--frames",
         type=Path,
@@ -24,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:
         help="folder of shards made by `a2p synth`; may be given several times (default: OUT/frames, drawn here)",
     )
     parser.add_argument("--packed", type=Path, metavar="DIR", help="where packed frames are kept (default: OUT/packed)")
-    parser.add_argument("--count", type=int, default=count, help="frames that are drawn where --frames is not given")
+    parser.add_argument("--count", type=int, help=f"frames that are drawn where --frames is not given ({counts})")
     parser.add_argument("--data-seed", type=int, default=FIRST_SEED, help=f"of the drawn frames, {FIRST_SEED} or more")
     parser.add_argument("--workers", type=int, help="processes that draw frames, and threads that make pictures")
 
@@ -35,14 +36,22 @@ def folders(args: argparse.Namespace) -> list[Path]:
 
 
 def packed(
-    args: argparse.Namespace, pack: Callable[[Path, Path], Iterator[int]], read: Callable[[Path, Path], Packed]
+    args: argparse.Namespace,
+    pack: Callable[[Path, Path], Iterator[int]],
+    read: Callable[[Path, Path], Packed],
+    *,
+    count: int,
+    size: tuple[int, int] | None = None,
 ) -> list[Packed]:
-    """What ``read`` finds in each folder of frames after ``pack``; of several processes the first one packs."""
+    """What ``read`` finds in each folder of frames after ``pack``; of several processes the first one packs.
+
+    ``count`` frames of ``size`` (width, height) [px] are drawn where none are given; ``--count`` replaces the number.
+    """
     root: Path = args.packed or args.out / "packed"
     places = [(source, root / f"{number:02d}") for number, source in enumerate(folders(args))]
     with options.one_at_a_time(args.out):
         if not args.frames:
-            _draw(args, places[0][0])
+            _draw(args, places[0][0], count if args.count is None else args.count, size)
         for source, place in places:
             with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
                 for count in pack(source, place):
@@ -58,13 +67,16 @@ def scenes_of(folder: Path) -> Any:
     return {name: scene[name] for name in ("seed", "options") if name in scene}
 
 
-def _draw(args: argparse.Namespace, folder: Path) -> None:
+def _draw(args: argparse.Namespace, folder: Path, count: int, size: tuple[int, int] | None) -> None:
     from a2p_ros.training.synthetic.config import SynthConfig
 
-    if args.count < 1 or args.data_seed < FIRST_SEED:
+    if count < 1 or args.data_seed < FIRST_SEED:
         raise ConfigError(
             f"--count and --data-seed: expected 1 and {FIRST_SEED} or more (lower seeds are kept for measurement), got "
-            f"{args.count} and {args.data_seed}"
+            f"{count} and {args.data_seed}"
         )
     # The networks' crops and maps come with the same frames, so that one folder serves all of them.
-    draw_shards(SynthConfig(seed=args.data_seed, pairs=600), folder, args.count, args.workers or 0)
+    config = SynthConfig(seed=args.data_seed, pairs=600)
+    if size is not None:
+        config = dataclasses.replace(config, width=size[0], height=size[1])
+    draw_shards(config, folder, count, args.workers or 0)

@@ -1,7 +1,7 @@
 """``config/hands.yaml``, written from the configuration classes so that it cannot say anything else.
 
 python -m a2p_ros.ros.parameter_file > config/hands.yaml
-python -m a2p_ros.ros.parameter_file --markdown  # the tables of README.md
+python -m a2p_ros.ros.parameter_file --markdown  # the tables of docs/parameters.md
 """
 
 from __future__ import annotations

@@ -77,7 +77,9 @@ class NodeConfig(Checked):
         runtime=True,
     )
     coast_valid: bool = setting(
-        False, "Whether a hand that is predicted, not seen in this image, counts as valid.", runtime=True
+        False,
+        "Whether a hand that is predicted, not seen in this image, counts as valid; nothing in this release predicts.",
+        runtime=True,
     )
     publish_tf: bool = setting(True, "Publish the wrists as frames on /tf while they are valid.", runtime=True)
     tf_prefix: str = setting(
