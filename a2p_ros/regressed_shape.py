@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +36,12 @@ class RegressedShape:
         """Forget the person."""
         self._sum, self._seen = np.zeros(10), 0
         self._mean = np.zeros(10)
-        self.betas = self._scaled()
+        self.betas = self._scaled(self._mean)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a network has told it of any hand."""
+        return self._seen > 0
 
     @property
     def as_said(self) -> bool:
@@ -47,10 +52,16 @@ class RegressedShape:
         """Change the hand's length [m]; 0 = what the network says."""
         if length != self._length:
             self._length = length
-            self.betas = self._scaled()
+            self.betas = self._scaled(self._mean)
+
+    def of(self, said: Sequence[Float[np.ndarray, "10"]]) -> Float[np.ndarray, "10"]:
+        """The shape for a frame of which ``said`` is told: the person's, of one not seen yet what this frame tells."""
+        if self._seen or not said:
+            return self.betas
+        return self._scaled(np.mean([np.clip(one, -_MOST, _MOST) for one in said], axis=0))
 
     def add(self, betas: Iterable[Float[np.ndarray, "10"]]) -> None:
-        """Take in what a network says of the hands of one frame; nothing once the shape is settled."""
+        """Take in what a network says of the hands of one frame that proved to be hands; nothing once it is settled."""
         before = self._seen
         for one in betas:
             if self._seen < UPDATES[-1] and np.isfinite(one).all():
@@ -58,10 +69,10 @@ class RegressedShape:
                 self._seen += 1
         if self._seen > before and (before == 0 or any(before < count <= self._seen for count in UPDATES)):
             self._mean = self._sum / self._seen
-            self.betas = self._scaled()
+            self.betas = self._scaled(self._mean)
 
-    def _scaled(self) -> Float[np.ndarray, "10"]:
+    def _scaled(self, mean: Float[np.ndarray, "10"]) -> Float[np.ndarray, "10"]:
         if self._length <= 0:
-            return self._mean.copy()
-        fitted = betas_for_length(self._model, torch.as_tensor(self._mean).to(self._model.template), self._length)
+            return mean.copy()
+        fitted = betas_for_length(self._model, torch.as_tensor(mean).to(self._model.template), self._length)
         return fitted.double().cpu().numpy()

@@ -67,5 +67,5 @@ def drawn(number: int, camera: CameraModel = CAMERA, *, maps: bool = False) -> F
         Pair(hands.get(Side.LEFT), hands.get(Side.RIGHT)),
         parts=parts if maps else None,
         depth=depth if maps else None,
-        scene={"seed": 7},
+        scene={"seed": 1007},
     )

@@ -43,6 +43,19 @@ def test_clip_scores_count_sides_recall_and_false_hands() -> None:
     assert result["exact_frames"] == 0.5 and result["frames"] == 2
 
 
+def test_a_thing_elsewhere_in_a_hand_s_place_is_not_that_hand() -> None:
+    right, shirt = placed_hand(Side.RIGHT, (0.15, 0, 0.5))[0], placed_hand(Side.LEFT, (-0.15, 0, 0.5))[0]
+    places = places_of("right", 640, joined=False)
+    score = ClipScore()
+    score.add(two_hands(shirt, None), [peer(right.box, Side.RIGHT)], places)
+    missed = score.result()
+    assert missed["recall"] == 0.0 and missed["false_hands"] == 1 and missed["mediapipe_recall"] == 1.0
+    assert missed["exact_frames"] == 0.0
+    score.add(two_hands(shirt, right), [peer(right.box, Side.RIGHT)], places)
+    both = score.result()
+    assert both["recall"] == 0.5 and both["false_hands"] == 2 and both["side_accuracy"] == 1.0
+
+
 def test_clip_scores_count_swaps_and_wrong_sides() -> None:
     near, far = (-0.15, 0.0, 0.5), (0.15, 0.0, 0.5)
     places = places_of("left", 640, joined=True)

@@ -143,14 +143,23 @@ def test_wrong_crops_and_pairs_are_refused(folder, engine) -> None:
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
 def test_a_network_that_overflows_sees_no_hand(tmp_path, engine, caplog) -> None:
     pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
     network = random_network(SMALL)
-    network.hand.reduce.weight.fill_(1e38)
-    # The graph is that of a sound network, since export refuses one that differs from torch by NaN.
-    weights.save(tmp_path, network, MODELS.right.name, {"name": "overflows"})
     if engine == "onnx":
+        # Export refuses a graph that differs from torch by NaN, so that of a sound network is changed.
+        graphs = dict(export(network))
+        model = onnx.load_from_string(graphs[weights.HAND_GRAPH])
+        kernel = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+        kernel.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(kernel.dims), 3e38, np.float32), kernel.name))
+        write(tmp_path, network, graphs=False)
+        graphs[weights.HAND_GRAPH] = model.SerializeToString()
+        weights.add_graphs(weights.find(tmp_path, MODELS.right.name), graphs)
+    network.hand.reduce.weight.fill_(1e38)
+    if engine == "torch":
+        write(tmp_path, network, graphs=False)
+    else:
         with pytest.raises(WeightsError, match="differs from torch's by nan"):
             export(network)
-        return
     with caplog.at_level(logging.WARNING):
         found = opened(tmp_path, engine)(crops_of(2))
     assert "not finite for 2 of 2 hands" in caplog.text
@@ -207,11 +216,15 @@ def test_the_foundation_mode_finds_its_teachers_beside_the_weights(tmp_path) -> 
     backbone = make_backbone(SMALL)
     config = dataclasses.replace(SMALL, mode="foundation", prior_channels=backbone.out_channels)
     network = random_network(config)
-    write(tmp_path, network, graphs=False)
-    with pytest.raises(WeightsError, match="mode foundation needs them"):
-        opened(tmp_path, "auto")
     torch.manual_seed(3)
     teachers = {name: Teacher(name, config).eval() for name in config.priors}
+    card = {"name": "random", "teacher_keys": {name: teacher.key for name, teacher in teachers.items()}}
+    weights.save(tmp_path, network, MODELS.right.name, card)
+    with pytest.raises(WeightsError, match="mode foundation needs them"):
+        opened(tmp_path, "auto")
+    save_teachers(tmp_path, {name: Teacher(name, config).eval() for name in config.priors}, {})
+    with pytest.raises(WeightsError, match="keypoints, segmentation, depth are not those that the network learnt with"):
+        opened(tmp_path, "auto")
     save_teachers(tmp_path, teachers, {})
     crops = torch.from_numpy(crops_of(2))
     grid = config.resolution // config.stride
@@ -219,6 +232,24 @@ def test_the_foundation_mode_finds_its_teachers_beside_the_weights(tmp_path) -> 
     wanted = network.hand(normalised(crops), features)
     found = opened(tmp_path, "auto")(crops.numpy())
     np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=TOLERANCE)
+    weights.save(tmp_path, network, MODELS.right.name, card | {"teacher_keys": {}})
+    with pytest.raises(WeightsError, match=r"prior encoders that do not lie beside it .* mode distilled"):
+        opened(tmp_path, "auto")
+
+
+def test_a_device_that_fails_is_named_with_the_way_out(folder, monkeypatch) -> None:
+    engine = opened(folder, "torch")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB\nmore")
+
+    monkeypatch.setattr(engine._network, "forward", full)
+    monkeypatch.setattr(engine._network.hand, "forward", full)
+    monkeypatch.setattr(engine._network.relative, "forward", full)
+    with pytest.raises(DeviceError, match=r"failed on cpu: CUDA out of memory.*MiB; free its memory"):
+        engine(crops_of(2))
+    with pytest.raises(DeviceError, match="failed on cpu: CUDA out of memory"):
+        engine.relative(*pair_of(), 0.3)
 
 
 def test_auto_takes_onnx_where_it_can(folder, tmp_path, monkeypatch) -> None:

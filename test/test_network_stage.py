@@ -246,11 +246,11 @@ def test_hands_without_a_finite_relation_are_placed_each_by_itself() -> None:
     assert stage.apart(Pair(found.left, bare), PLAIN) is None, "MediaPipe's hand has no depth that it could use"
 
 
-@pytest.mark.parametrize("level", [0, 127, 255])
-def test_black_grey_and_saturated_pictures_show_no_hand(level: int) -> None:
+@pytest.mark.parametrize("colour", [(0, 0, 0), (127, 127, 127), (255, 255, 255), (0, 0, 255), (200, 30, 30)])
+def test_pictures_of_one_colour_show_no_hand(colour: tuple[int, int, int]) -> None:
     hands = hands_of(np.random.default_rng(11), PLAIN)
     engine = TrueEngine(hands, PLAIN)
-    image = np.full((PLAIN.height, PLAIN.width, 3), level, np.uint8)
+    image = np.full((PLAIN.height, PLAIN.width, 3), colour, np.uint8)
     assert stage_of(engine)(image, [region(hand, PLAIN) for hand in hands], PLAIN) == [None, None]
     assert engine.batches == []
 
@@ -270,13 +270,14 @@ def test_bad_regions_give_no_hand() -> None:
 
 
 def test_joints_outside_the_picture_are_doubted_and_a_hand_outside_is_none() -> None:
-    hand = make_hand(Side.RIGHT, np.random.default_rng(13), PLAIN, pixel=(600, 240), depth=0.4, strength=0.3)
+    hand = make_hand(Side.RIGHT, np.random.default_rng(13), PLAIN, pixel=(620, 240), depth=0.4, strength=0.3)
     pixels = pixels_of(hand, PLAIN)
     outside = pixels[:, 0] > PLAIN.width + 0.2 * Box.around(pixels).size
+    assert 3 < outside.sum() < 10
     image, stage = place_picture(PLAIN), stage_of(TrueEngine([hand], PLAIN))
     seen = stage(image, [region(hand, PLAIN)], PLAIN)[0]
-    if seen is not None and outside.any():
-        assert seen.confidence[outside].max() < 0.2 < seen.confidence.max()
+    assert seen is not None
+    assert seen.confidence[outside].max() < 0.2 < 0.8 < seen.confidence[pixels[:, 0] < PLAIN.width].min()
     away = make_hand(Side.RIGHT, np.random.default_rng(13), PLAIN, pixel=(720, 240), depth=0.4, strength=0.3)
     assert stage_of(TrueEngine([away], PLAIN))(image, [region(away, PLAIN)], PLAIN) == [None]
 
@@ -298,8 +299,11 @@ def test_a_pose_that_contradicts_the_keypoints_or_the_side_is_rejected() -> None
     told = found.right.regressed
     turned = dataclasses.replace(told, global_orient=Rotation.from_rotvec([0, 0, 2.0]).as_matrix() @ told.global_orient)
     wrong = dataclasses.replace(found.right, regressed=turned)
-    poses = regress(Pair(found.left, wrong), PLAIN)
+    broad = dataclasses.replace(wrong, regressed=dataclasses.replace(turned, betas=np.full(10, 2.0)))
+    poses = regress(Pair(found.left, broad), PLAIN)
     assert poses.right is None and poses.left is not None
+    again = regress(Pair(found.left, None), PLAIN)
+    np.testing.assert_allclose(again.left.betas, found.left.regressed.betas, atol=1e-9)  # of the rejected hand nothing
     fitted = KeypointFit(MODELS)(Pair(found.left, wrong), PLAIN).right
     assert fitted is not None
     assert np.linalg.norm(fitted.joints - (hands[1].joints - hands[1].wrist), axis=1).mean() < 0.006

@@ -101,7 +101,9 @@ def test_a_graph_that_is_not_the_one_described_is_refused(folder) -> None:
 
 
 def test_weights_for_another_hand_model_are_refused(folder) -> None:
-    with pytest.raises(WeightsError, match=f"are for hand model '{OPEN_HAND}', not 'mano'; train others with"):
+    with pytest.raises(
+        WeightsError, match=f"are for hand model '{OPEN_HAND}', not 'mano'; set device.hand_model to theirs"
+    ):
         weights.load(folder, "mano")
 
 

@@ -38,7 +38,9 @@ def test_parameters_are_those_of_the_nodes() -> None:
 
     tables = parameter_tables()
     assert tables.count("\n|") > 40
-    assert tables in (ROOT / "docs" / "parameters.md").read_text(), "run: python -m a2p_ros.ros.parameter_file --markdown"
+    assert tables in (ROOT / "docs" / "parameters.md").read_text(), (
+        "run: python -m a2p_ros.ros.parameter_file --markdown"
+    )
 
 
 def test_every_topic_and_service_is_named() -> None:

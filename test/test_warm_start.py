@@ -101,6 +101,37 @@ def test_a_network_s_hand_beside_one_of_landmarks_equals_each_by_itself() -> Non
         np.testing.assert_allclose(both[side].joints, alone.joints, atol=2e-4)
 
 
+def test_bones_stay_where_the_network_takes_one_hand_for_the_other() -> None:
+    rng = np.random.default_rng(4)
+    betas = rng.normal(0, 0.8, 10).clip(-2, 2)
+    hands = [make_hand(side, rng, CAMERA, betas=betas) for side in SIDES]
+    keypoints = Pair(*(regressed(hand, seen_by(hand, CAMERA, scale=1.0)) for hand in hands))
+    flipped = dataclasses.replace(
+        keypoints.right, regressed=dataclasses.replace(keypoints.right.regressed, side=Side.LEFT)
+    )
+    fit = KeypointFit(MODELS)
+    for right in (keypoints.right, flipped):
+        poses = fit(Pair(keypoints.left, right), CAMERA)
+        for pose in (poses.left, poses.right):
+            np.testing.assert_allclose(pose.betas, betas, atol=1e-9)
+
+
+def test_a_hand_that_fits_nothing_leaves_the_shape_as_it_is() -> None:
+    rng = np.random.default_rng(8)
+    hand = make_hand(Side.RIGHT, rng, CAMERA)
+    keypoints = regressed(hand, seen_by(hand, CAMERA, scale=1.0))
+    scattered = dataclasses.replace(
+        keypoints,
+        keypoints_px=keypoints.keypoints_px[rng.permutation(21)],
+        regressed=dataclasses.replace(keypoints.regressed, betas=np.full(10, 2.0)),
+    )
+    fit = KeypointFit(MODELS)
+    assert fit(Pair(None, scattered), CAMERA).right is None
+    pose = fit(Pair(None, keypoints), CAMERA).right
+    assert pose is not None
+    np.testing.assert_allclose(pose.betas, hand.betas, atol=1e-9)
+
+
 def test_a_pose_that_is_far_off_is_given_up_for_the_joints() -> None:
     rng = np.random.default_rng(5)
     for _ in range(6):

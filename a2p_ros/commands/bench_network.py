@@ -98,15 +98,16 @@ def _engines(
     args: argparse.Namespace, folder: Path, hand_model: str, loaded: Loaded, device: DeviceConfig
 ) -> dict[str, Engine]:
     """Those asked for; with ``all``, onnxruntime is left out where it is not installed or nothing is exported."""
+    from a2p_ros.network.engine import priors_of
     from a2p_ros.network.export import export
     from a2p_ros.network.onnx_engine import OnnxEngine
     from a2p_ros.network.torch_engine import TorchEngine
     from a2p_ros.network.weights import INT8_GRAPH, add_graphs, find
 
     engines: dict[str, Engine] = {}
-    if args.engine in ("all", "torch"):
-        engines["torch"] = TorchEngine(loaded, device)
     files = find(folder, hand_model)
+    if args.engine in ("all", "torch"):
+        engines["torch"] = TorchEngine(loaded, device, priors_of(files, device))
     if args.engine == "int8" or (args.engine == "all" and INT8_GRAPH in files.card["sha256"]):
         engines["int8"] = OnnxEngine(files, dataclasses.replace(device, device="cpu"), INT8_GRAPH)
     if args.engine in ("all", "onnx"):

@@ -62,9 +62,12 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def provenance(device: str) -> dict[str, str]:
+def provenance(device: str = "") -> dict[str, str]:
     """Where weights come from: the source's commit and the machine, for their card."""
-    return {"commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device}"}
+    return {
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores" + (f", {device}" if device else ""),
+    }
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from a2p_ros.commands import common
-from a2p_ros.commands.drawn_frames import draw_shards
+from a2p_ros.commands.drawn_frames import FIRST_SEED, draw_shards
 from a2p_ros.errors import ConfigError
 
 
@@ -25,7 +25,11 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("out/synth"), metavar="DIR", help="folder of the shards")
     parser.add_argument("--frames", type=int, default=2000, metavar="N", help="frames in all (default: 2000)")
-    parser.add_argument("--seed", type=int, default=None, help="of everything that is drawn (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help=f"of everything that is drawn (default: {FIRST_SEED}; those below are for measurement, not for training)",
+    )
     parser.add_argument("--size", metavar="WxH", help="of the frames, as 320x240 (default: 400x300)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any option of the scenes, as interacting=0.5"
@@ -111,7 +115,7 @@ def _values(args: argparse.Namespace) -> dict[str, Any]:
     from a2p_ros.training.synthetic.config import SynthConfig
 
     kinds = {name: kind for name, kind, _ in settings_of(SynthConfig)}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"seed": FIRST_SEED}
     for text in args.set:
         name, equals, value = text.partition("=")
         if not equals:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from a2p_ros.commands import common, options, training_frames
 from a2p_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    from a2p_ros.network.config import NetworkConfig
+    from a2p_ros.network.teachers import PriorEncoder
 
 #: As in the network's configuration.
 PRIORS = ("keypoints", "segmentation", "depth")
@@ -47,9 +52,8 @@ def add(what: Any) -> None:
     parser.add_argument("--resolution", type=int, help="edge of the crops in the last steps [px]")
     parser.add_argument("--low-share", type=float, help="share of the steps on the smallest crops")
     parser.add_argument("--middle-share", type=float, help="share of the steps on middling crops")
-    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), help="of the network's products")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     parser.add_argument("--every", type=int, help="steps between validations and checkpoints")
-    parser.add_argument("--hand-model", default="", metavar="DIR", help="folder made by `a2p hand-model convert`")
     common.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -57,10 +61,9 @@ def add(what: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Frames, packed crops, the stages, weights, curves."""
     from a2p_ros.hand import load_hand_models
-    from a2p_ros.network.backbone import make_backbone
     from a2p_ros.network.config import FULL, LITE
     from a2p_ros.network.teachers import save_teachers
-    from a2p_ros.network.weights import save
+    from a2p_ros.network.weights import CARD, save
     from a2p_ros.training.fae import curves
     from a2p_ros.training.fae.augment import AugmentConfig
     from a2p_ros.training.fae.config import LossWeights, TrainConfig
@@ -74,18 +77,28 @@ def run(args: argparse.Namespace) -> int:
     if args.backbone is not None:  # the stride of a ResNet's last stage is that of the preset
         stride = 1 if args.backbone == "efficientnet_lite0" else network.last_stride
         network = dataclasses.replace(network, backbone=args.backbone, last_stride=stride)
-    # Stand-ins are networks like the backbone; Sapiens has its own width.
-    widths = {encoder.width for encoder in encoders.values()} or {make_backbone(network).out_channels}
-    network = dataclasses.replace(network, prior_channels=widths.pop())
-    models = load_hand_models(args.hand_model)
+    network = dataclasses.replace(network, prior_channels=_prior_width(network, encoders))
+    # The engine draws the open hand.
+    models = load_hand_models()
     # What is wrong with the options shows before frames are drawn.
     config.check_sizes(network.unit)
+    network = dataclasses.replace(network, resolution=config.last_resolution)
     begin = options.imagenet(args, efficientnet=network.backbone == "efficientnet_lite0")
     training, validation = _crops(args)
     weights, augment = LossWeights(), AugmentConfig()
     imagenet = None if begin is None else begin.weights
     trainer = FaeTraining(
-        training, validation, network, config, weights, augment, models.right, args.out, encoders, imagenet
+        training,
+        validation,
+        network,
+        config,
+        weights,
+        augment,
+        models.right,
+        args.out,
+        encoders,
+        imagenet,
+        options.provenance(),
     )
     first = trainer.accelerator.is_main_process
     if first and not args.json:
@@ -101,6 +114,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     assert trainer.averaged is not None
     last = trainer.history["end_to_end"][-1]
+    lines = [summary(last), f"weights, their card, curves.png and pictures of crops are in {args.out}"]
+    if not trainer.trained and (args.out / CARD).exists():  # what was made of the weights since stays
+        common.finish(args, {"weights": str(args.out), **last}, lines)
+        return 0
     scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
     card = {
         "name": f"a2p_{args.preset}_{network.mode}",
@@ -109,8 +126,10 @@ def run(args: argparse.Namespace) -> int:
         "augmentation": dataclasses.asdict(augment),
         "data": {"synthetic": True, "crops": len(training), "scenes": scenes},
         "teachers": {name: "Sapiens, CC-BY-NC" if name in encoders else "stand-in" for name in network.priors},
+        "teacher_keys": {name: teacher.key for name, teacher in trainer.teachers.items()},
         "imagenet": None if begin is None else begin.note(),
-        **options.provenance(trainer.accelerator.device.type),
+        **{name: ", ".join(dict.fromkeys(run[name] for run in trainer.provenance)) for name in ("commit", "machine")},
+        "device": trainer.accelerator.device.type,
         "processes": trainer.accelerator.num_processes,
         "training_seconds": {name: round(seconds, 1) for name, seconds in trainer.seconds.items()},
         "validation": last,
@@ -118,7 +137,6 @@ def run(args: argparse.Namespace) -> int:
     save(args.out, trainer.averaged, models.right.name, card)
     if trainer.teachers:
         save_teachers(args.out, trainer.teachers, {"commit": card["commit"], "data": card["data"]})
-    lines = [summary(last), f"weights, their card, curves.png and pictures of crops are in {args.out}"]
     common.finish(args, {"weights": str(args.out), **last}, lines)
     return 0
 
@@ -165,6 +183,21 @@ def _crops(args: argparse.Namespace) -> Any:
         size=(960, 720) if full else None,
     )
     return PackedCrops.joined(parts).split()
+
+
+def _prior_width(network: NetworkConfig, encoders: Mapping[str, PriorEncoder]) -> int:
+    """Features of each prior encoder: stand-ins are networks like the backbone, Sapiens has its own width."""
+    from a2p_ros.network.backbone import make_backbone
+
+    widths = {name: encoder.width for name, encoder in encoders.items()}
+    own = make_backbone(network).out_channels
+    widths |= {name: own for name in network.priors if name not in encoders}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(
+            f"prior encoders: their features are averaged and must be as many, got {widths}; give Sapiens' checkpoints "
+            "of one size for all priors, or name only those in --priors"
+        )
+    return next(iter(widths.values()), own)
 
 
 def _sapiens(args: argparse.Namespace) -> dict[str, Any]:

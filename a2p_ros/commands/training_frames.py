@@ -52,6 +52,8 @@ def packed(
     with options.one_at_a_time(args.out):
         if not args.frames:
             _draw(args, places[0][0], count if args.count is None else args.count, size)
+        for source, _ in places:
+            _check_seed(source)
         for source, place in places:
             with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
                 for count in pack(source, place):
@@ -59,12 +61,21 @@ def packed(
     return [read(source, place) for source, place in places]
 
 
-def scenes_of(folder: Path) -> Any:
+def scenes_of(folder: Path) -> dict[str, Any]:
     """What a folder of shards says of how it was drawn."""
     from a2p_ros.training.synthetic.samples import read_frames
 
     scene = next(iter(read_frames(folder))).scene
     return {name: scene[name] for name in ("seed", "options") if name in scene}
+
+
+def _check_seed(folder: Path) -> None:
+    seed = scenes_of(folder).get("seed", FIRST_SEED)
+    if seed < FIRST_SEED:
+        raise ConfigError(
+            f"{folder}: frames of seed {seed}, and seeds below {FIRST_SEED} are kept for measurement; draw others with "
+            f"`a2p synth --seed {FIRST_SEED}`"
+        )
 
 
 def _draw(args: argparse.Namespace, folder: Path, count: int, size: tuple[int, int] | None) -> None:

@@ -106,15 +106,19 @@ class ClipScore:
     def _add_places(self, found: list[PlacedHand], peers: Sequence[PeerHand], places: Sequence[Place]) -> None:
         exact = True
         for place in places:
-            here = sorted((h for h in found if place.holds(h.box)), key=lambda h: h.confidence, reverse=True)
+            here = [hand for hand in found if place.holds(hand.box)]
+            theirs = [peer.box for peer in peers if place.holds(peer.box)]
+            # A place is larger than its hand: where MediaPipe says where that is, what lies elsewhere is another thing.
+            right = [hand for hand in here if not theirs or max(hand.box.iou(box) for box in theirs) >= _SAME_HAND]
+            best = max(right, key=lambda hand: hand.confidence, default=None)
             self.wanted += 1
-            self.found += bool(here)
-            self.false_hands += max(len(here) - 1, 0)
+            self.found += best is not None
+            self.false_hands += len(here) - (best is not None)
             self.peer_wanted += 1
-            self.peer_found += any(place.holds(peer.box) for peer in peers)
-            self.sided += bool(here)
-            self.side_right += bool(here) and here[0].side is place.side
-            exact = exact and len(here) == 1 and here[0].side is place.side
+            self.peer_found += bool(theirs)
+            self.sided += best is not None
+            self.side_right += best is not None and best.side is place.side
+            exact = exact and len(here) == 1 and best is not None and best.side is place.side
         self.exact_frames += exact
 
     def _add_reference(self, found: list[PlacedHand], peers: Sequence[PeerHand], pairs: list[tuple[int, int]]) -> None:

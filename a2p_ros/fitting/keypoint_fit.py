@@ -118,7 +118,7 @@ class KeypointFit:
             hand.regressed if hand.regressed is not None and hand.regressed.side is side else None
             for side, hand in hands.items()
         ]
-        betas, told = self._betas(regressed)
+        betas, told = self._betas([hand.betas for hand in regressed if hand is not None])
         measured = Measured.of(list(hands.values()), camera)
         metric = told and self._regressed_shape is not None and self._regressed_shape.as_said
         metric = metric and all(hand.at_joints for hand in hands.values())
@@ -126,6 +126,9 @@ class KeypointFit:
         solved = self._solve(problem, measured, list(hands), skeleton, regressed)
 
         good = np.isfinite(solved.cost) & (solved.error <= self.config.max_error)
+        if self._regressed_shape is not None:
+            said = [hand.betas for hand, fits in zip(regressed, good, strict=True) if hand is not None and fits]
+            self._regressed_shape.add(said)
         if not (told or self.shape.frozen):
             self.shape.add(*problem.shape_information(solved), good)
         roots = measured.R_camera_view @ solved.state.root
@@ -159,13 +162,14 @@ class KeypointFit:
             self._skeletons[key] = Skeleton([self._arrays[at_joints][side] for side, at_joints in key])
         return self._skeletons[key]
 
-    def _betas(self, regressed: list[RegressedHand | None]) -> tuple[Float[np.ndarray, "10"], bool]:
-        """The shape of this frame's hands, and whether a network told it."""
-        said = [hand.betas for hand in regressed if hand is not None]
-        if self._regressed_shape is None or len(said) < len(regressed):
+    def _betas(self, said: list[Float[np.ndarray, "10"]]) -> tuple[Float[np.ndarray, "10"], bool]:
+        """The shape of a frame's hands, of which a network has said this, and whether it is a network's.
+
+        A person whose shape a network has told keeps it in frames without its word: bones keep their length.
+        """
+        if self._regressed_shape is None or not (said or self._regressed_shape.is_known):
             return self.shape.betas, False
-        self._regressed_shape.add(said)
-        return self._regressed_shape.betas, True
+        return self._regressed_shape.of(said), True
 
     def _solve(
         self,

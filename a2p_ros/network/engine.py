@@ -16,6 +16,7 @@ from a2p_ros.network.config import NetworkConfig
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
+    from a2p_ros.network.teachers import Priors
     from a2p_ros.network.weights import NetworkFiles
     from a2p_ros.types import Pair
 
@@ -128,16 +129,35 @@ def make_engine(stage: NetworkStageConfig, device: DeviceConfig, models: Pair[Ha
             if stage.engine == "onnx" or device.device == "tensorrt":
                 raise
             log.warning("onnxruntime is not installed; torch runs the network")
-    from a2p_ros.inference import torch_device
     from a2p_ros.network.torch_engine import TorchEngine
     from a2p_ros.network.weights import load
 
-    loaded, priors = load(files.folder, models.right.name), None
-    if loaded.config.mode == "foundation":
-        from a2p_ros.network.teachers import Priors, load_teachers
+    return TorchEngine(load(files.folder, models.right.name), device, priors_of(files, device))
 
-        priors = Priors(load_teachers(files.folder, loaded.config.priors)).to(torch_device(device)).eval()
-    return TorchEngine(loaded, device, priors)
+
+def priors_of(files: NetworkFiles, device: DeviceConfig) -> Priors | None:
+    """The stand-in teachers beside a network of mode foundation, on its device; None in other modes.
+
+    Raises WeightsError where they are missing, others than the network learnt with, or Sapiens.
+    """
+    if files.config.mode != "foundation":
+        return None
+    from a2p_ros.inference import torch_device
+    from a2p_ros.network.teachers import Priors, load_teachers
+
+    keys = files.card.get("teacher_keys", {})
+    if lacking := [name for name in files.config.priors if name not in keys]:
+        raise WeightsError(
+            f"{files.folder}: learnt with prior encoders that do not lie beside it ({', '.join(lacking)}), as Sapiens' "
+            "do not; only the stand-ins run. Train it in mode distilled, which needs no prior encoder"
+        )
+    teachers = load_teachers(files.folder, files.config.priors)
+    if others := [name for name, teacher in teachers.items() if teacher.key != keys[name]]:
+        raise WeightsError(
+            f"{files.folder}: the teachers {', '.join(others)} are not those that the network learnt with; fetch the "
+            "folder anew, or train it again with `a2p train fae --mode foundation`"
+        )
+    return Priors(teachers).to(torch_device(device)).eval()
 
 
 def _prefers_onnx(files: NetworkFiles, device: DeviceConfig) -> bool:

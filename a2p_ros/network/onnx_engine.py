@@ -13,6 +13,7 @@ from a2p_ros.config import DeviceConfig
 from a2p_ros.errors import DeviceError, WeightsError
 from a2p_ros.inference import open_onnx
 from a2p_ros.network.engine import (
+    MAX_BATCH,
     OUTPUTS,
     HandArrays,
     checked_pair,
@@ -43,7 +44,7 @@ class OnnxEngine:
         self.device = self._hand.device
         # A first run shows a graph of other sizes now, not on the first frame, and lets a device choose its kernels.
         try:
-            for n in (2, 1):
+            for n in (2, 1) if self.device == "cpu" else range(MAX_BATCH, 0, -1):
                 self(np.zeros((n, self.resolution, self.resolution, 3), np.uint8))
             self.relative(np.zeros((2, 21, 2)), np.zeros((2, 21)), 0.5)
         except DeviceError as error:

@@ -60,12 +60,14 @@ class RegressedPose:
         for side, hand in hands.items():
             if hand is not None and (said := hand.regressed) is not None and said.side is side and _is_finite(hand):
                 told[side] = hand, said
-        self._shape.add(said.betas for _, said in told.values())
-        poses = {side: self._pose(*hand, camera) for side, hand in told.items()}
+        betas = self._shape.of([said.betas for _, said in told.values()])
+        poses = {side: self._pose(*hand, betas, camera) for side, hand in told.items()}
+        self._shape.add(told[side][1].betas for side, pose in poses.items() if pose is not None)
         return Pair(poses.get(Side.LEFT), poses.get(Side.RIGHT))
 
-    def _pose(self, hand: HandKeypoints, said: RegressedHand, camera: CameraModel) -> HandPose | None:
-        betas = self._shape.betas
+    def _pose(
+        self, hand: HandKeypoints, said: RegressedHand, betas: Float[np.ndarray, "10"], camera: CameraModel
+    ) -> HandPose | None:
         joints = regressed_joints(said, self._models, betas)
         weights = np.clip(np.asarray(hand.confidence, np.float64), 0.0, 1.0)
         error = _projection_error(joints, hand, weights, camera)

@@ -41,7 +41,7 @@ TURNS = (0.0, math.pi / 2, -math.pi / 2, math.pi)
 SIDE_TOLD = 0.75
 #: A look must reach this presence to earn a second one.
 FIRST_LOOK = 0.3
-#: A crop whose brightest and darkest values differ by less shows nothing, whatever a network says of it.
+#: A crop of which no channel spans as many values shows nothing, whatever a network says of it.
 LEAST_CONTRAST = 12
 #: No joint is lifted to a place nearer to the camera than this [m].
 _NEAREST = 0.02
@@ -155,7 +155,7 @@ class NetworkStage:
             assert region.rotation is not None
             crop = Crop((x, y), size, region.rotation, self._engine.resolution, mirrored=not right)
             seen = crop.extract_averaged(image)
-            if int(seen.max()) - int(seen.min()) >= LEAST_CONTRAST:
+            if int(np.ptp(seen, axis=(0, 1)).max()) >= LEAST_CONTRAST:
                 rows.append((row, region))
                 crops.append(crop)
                 pixels.append(seen)

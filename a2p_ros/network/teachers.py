@@ -139,7 +139,7 @@ def load_teachers(folder: Path, names: Sequence[str]) -> dict[str, Teacher]:
             f"{folder / CARD}: no card of the teachers {', '.join(names)} ({error}); mode foundation needs them, "
             "`a2p train fae` makes them"
         ) from error
-    teachers = {}
+    teachers: dict[str, Teacher] = {}
     for name, digest in digests.items():
         path = folder / f"teacher_{name}.safetensors"
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ from a2p_ros.network.pictures import normalised
 from a2p_ros.network.weights import Loaded
 from a2p_ros.torch_threads import single_thread, threads
 
+#: The way out of a device that failed.
+_INSTEAD = "free its memory or restart it, or take device:=cpu, which needs no GPU"
+
 
 class Priors(Protocol):
     """Prior encoders side by side (mode foundation): RGB crops -> features at ``grid`` x ``grid`` tokens."""
@@ -39,11 +43,11 @@ class TorchEngine:
     """See `engine.Engine`. ``priors`` are the prior encoders of mode foundation, already on the device.
 
     On a processor the relative translation, whose network is small, runs in the calling thread. On CUDA convolutions
-    and products may use TF32, and prior encoders are not captured.
+    may use TF32, and prior encoders are not captured.
 
     Raises:
         WeightsError: mode foundation without priors, or priors in another mode.
-        DeviceError: a device that torch has not.
+        DeviceError: a device that torch has not, or one that failed: out of memory, for one.
     """
 
     def __init__(self, loaded: Loaded, device: DeviceConfig, priors: Priors | None = None) -> None:
@@ -63,12 +67,13 @@ class TorchEngine:
         self._priors = priors
         network = copy.deepcopy(loaded.network).eval().requires_grad_(False)
         fold_norms(network)
-        self._network = network.to(self.device)
         self._hands: dict[int, Callable[..., np.ndarray]] = {}
         self._relative: Callable[..., np.ndarray] = self._relative_plainly
-        if self.device == "cuda":
-            self._capture()
-        else:
+        with self._failures():
+            self._network = network.to(self.device)
+            if self.device == "cuda":
+                self._capture()
+        if self.device != "cuda":
             self._run(np.zeros((1, self.resolution, self.resolution, 3), np.uint8))
 
     @property
@@ -85,13 +90,23 @@ class TorchEngine:
     ) -> Float[np.ndarray, "3"]:
         """See `engine.Engine`."""
         inputs = checked_pair(keypoints, depth, width)
-        with single_thread():
+        with single_thread(), self._failures():
             answer = self._relative(*inputs.values())
         return checked_relative(answer, self.device)
 
     def _run(self, crops: UInt8[np.ndarray, "n r r 3"]) -> dict[str, np.ndarray]:
-        with threads(self._threads):
+        with threads(self._threads), self._failures():
             return _unpacked(self._hands.get(len(crops), self._hands_plainly)(crops))
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # of CUDA, of memory that is lacking, of operators alike
+            text = str(error).strip() or type(error).__name__
+            raise DeviceError(
+                f"{self.name}: torch failed on {self.device}: {text.splitlines()[0]}; {_INSTEAD}"
+            ) from error
 
     @torch.inference_mode()
     def _hands_plainly(self, crops: np.ndarray) -> np.ndarray:

@@ -103,8 +103,8 @@ def find(folder: Path | str, hand_model: str) -> NetworkFiles:
         shipped = shipped_for(hand_model)
         if shipped is None:
             raise WeightsError(
-                f"no weights of the network ship for hand model {hand_model!r}: train them with `a2p train fae` and "
-                "name their folder in network.weights, or set network.mode to off"
+                f"no weights of the network ship for hand model {hand_model!r}, and `a2p train fae` makes them for the "
+                "open hand; set network.mode to off, or leave device.hand_model empty"
             )
         folder = shipped
     folder = Path(folder).expanduser()
@@ -118,8 +118,8 @@ def find(folder: Path | str, hand_model: str) -> NetworkFiles:
         raise WeightsError(f"{path}: expected format {_FORMAT!r}, got {found!r}; {_RETRAIN}")
     if card.get("hand_model") != hand_model:
         raise WeightsError(
-            f"{folder}: these weights are for hand model {card.get('hand_model')!r}, not {hand_model!r}; train others "
-            "with `a2p train fae --hand-model ...`, or leave network.weights empty"
+            f"{folder}: these weights are for hand model {card.get('hand_model')!r}, not {hand_model!r}; set "
+            "device.hand_model to theirs (empty = the open hand), or network.mode to off"
         )
     digests = card.get("sha256")
     # Names of files of this folder alone: a card must not lead elsewhere.

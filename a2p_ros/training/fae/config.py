@@ -54,7 +54,7 @@ class Optimisation(Checked):
         "cosine", "Of the learning rate: cosine, or step (a tenth from two thirds on)."
     )
     ema: float = setting(0.999, "Decay of the averaged weights, which are what is kept.", low=0.0, high=1.0)
-    precision: Literal["float32", "bfloat16", "float16"] = setting("bfloat16", "Of the network's products.")
+    precision: Literal["float32", "bfloat16"] = setting("bfloat16", "Of the network's products.")
     resolution: int = setting(96, "Edge of the crops in the last steps [px].", low=32, high=1024)
     low: int = setting(64, "Edge of the crops in the first steps [px].", low=32, high=1024)
     low_share: float = setting(0.3, "Share of the steps on the smallest crops.", low=0.0, high=1.0)
@@ -126,6 +126,11 @@ class TrainConfig(Optimisation):
     empty: float = setting(0.1, "Share of the crops without a hand.", low=0.0, high=1.0)
     validation: int = setting(400, "Crops that are validated on, at most.", low=2)
     workers: int = setting(1, "Threads that make pictures.", low=1, high=64)
+
+    @property
+    def last_resolution(self) -> int:
+        """Edge of the crops that the network learns from last [px], for which it is made."""
+        return self._stage("", steps=self.steps).resolution_at(self.steps - 1)
 
     @classmethod
     def lite(cls) -> TrainConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def make_accelerator(precision: str) -> Accelerator:
         raise MissingDependencyError("training needs accelerate: pip install 'a2p_ros[training]'") from error
     # A batch without pairs leaves the relative network without gradients, and a stage leaves parts out.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-    mixed = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[precision]
+    mixed = "bf16" if precision == "bfloat16" else "no"
     return Accelerator(mixed_precision=mixed, kwargs_handlers=[parallel])
 
 
@@ -51,6 +51,7 @@ class Stage:
         folder: where the checkpoint goes.
         validate: the averaged objective and the edge of the crops [px] that it learns from -> figures, at each record;
             on the first process only.
+        provenance: what runs where; the checkpoint keeps that of every run that took a step.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Stage:
         folder: Path,
         accelerator: Accelerator,
         validate: Callable[[Any, int], dict[str, float]],
+        provenance: Mapping[str, str],
     ) -> None:
         self.config, self._accelerator, self._validate = config, accelerator, validate
         self.objective = objective.to(accelerator.device)
@@ -69,6 +71,8 @@ class Stage:
         self.averaged = copy.deepcopy(self.objective).requires_grad_(False).eval()
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
+        self.provenance: list[dict[str, str]] = []
+        self._here = dict(provenance)
         self._checkpoint = Checkpoint(folder / config.name / "checkpoint.safetensors", f"{config} {identity}")
 
     def run(self, loader: Loader) -> Iterator[dict[str, Any]]:
@@ -85,8 +89,11 @@ class Stage:
         if note is not None:
             self.step, self.seconds = note["step"], note["seconds"]
             self.history[:] = note["history"]  # whoever draws it holds this list
+            self.provenance[:] = note.get("provenance", [])
         if self.step == self.config.steps:
             return
+        if self._here not in self.provenance:
+            self.provenance.append(self._here)
         network, optimiser_ = self._accelerator.prepare(self.objective, optimiser)
         begin, clock = time.monotonic() - self.seconds, _Clock()
         sums: dict[str, Tensor] = {}
@@ -110,6 +117,7 @@ class Stage:
                     record |= self._validate(self.averaged, resolution)
                     self.history.append(record)
                     note = {"step": self.step, "seconds": self.seconds, "history": self.history}
+                    note["provenance"] = self.provenance
                     self._checkpoint.save(self.objective, self.averaged, optimiser, note)
                 self._accelerator.wait_for_everyone()
                 yield record

@@ -7,6 +7,7 @@ packed once; what is there already is not packed again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,6 +105,10 @@ class PackedCrops:
             jpegs += part.jpegs
             maps += part.maps
         return cls(np.concatenate(crops), tuple(jpegs), tuple(maps), np.concatenate(rows), parts[0].config)
+
+    def digest(self) -> str:
+        """Names the crops and their labels."""
+        return hashlib.sha256(self.crops[self.rows].tobytes()).hexdigest()[:16]
 
     def split(self) -> tuple[PackedCrops, PackedCrops]:
         """Crops for training and for validation; those of one frame stay together."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from a2p_ros.errors import ConfigError
 from a2p_ros.hand.model import HandModel
 from a2p_ros.network.backbone import ResNet
 from a2p_ros.network.config import NetworkConfig
@@ -55,8 +56,10 @@ class FaeTraining:
         folder: where checkpoints and pictures go.
         encoders: prior encoders that are given (Sapiens), by their names; the others are trained here.
         imagenet: weights trained on ImageNet that all backbones begin with, teachers' too.
+        provenance: what runs where, kept with what it trains.
 
-    Raises ConfigError where the network does not take crops of the sizes of ``config``.
+    Raises ConfigError where the network does not take crops of the sizes of ``config``, or where a batch cannot be
+    divided among the processes.
     """
 
     def __init__(
@@ -71,18 +74,30 @@ class FaeTraining:
         folder: Path,
         encoders: Mapping[str, PriorEncoder] | None = None,
         imagenet: Mapping[str, torch.Tensor] | None = None,
+        provenance: Mapping[str, str] | None = None,
     ) -> None:
         self.network_config, self.config, self.folder = network, config, folder
         self._training, self._validation, self._augment, self._weights = training, validation, augment, weights
         self._given, self._imagenet = dict(encoders or {}), imagenet
         config.check_sizes(network.unit)
         self.accelerator = make_accelerator(config.precision)
+        if (config.batch // 2) % self.accelerator.num_processes:
+            raise ConfigError(
+                f"batch: expected pairs of crops that {self.accelerator.num_processes} processes share evenly, got "
+                f"{config.batch // 2}; choose another --batch"
+            )
         self._model = model.to(self.accelerator.device)
         self._slots = Slots(training, config.pairs, config.empty)
         # The number of threads changes nothing of the result.
         self._identity = f"{network} {replace(config, workers=1)} {weights} {augment} {len(training)} crops"
+        self._identity += f" {training.digest()}"
+        self._identity += "".join(f", prior {encoder.key}" for encoder in self._given.values())
         self._identity += "" if imagenet is None else f", from weights {digest_of(imagenet)}"
         self.history: dict[str, list[dict[str, Any]]] = {}
+        #: Of every run that took part, in their order; `trained` says whether this one did.
+        self.provenance: list[dict[str, str]] = []
+        self.trained = False
+        self._here = dict(provenance or {})
         self.seconds: dict[str, float] = {}
         self.teachers: dict[str, Teacher] = {}
         self._made: dict[tuple[int, bool], list[Batch]] = {}
@@ -178,16 +193,17 @@ class FaeTraining:
                     module.freeze(self.config.frozen)
 
     def _run(self, objective: nn.Module, config: StageConfig, validate: Any, *, maps: bool) -> Iterator[dict[str, Any]]:
-        stage = Stage(objective, config, self._identity, self.folder, self.accelerator, validate)
+        stage = Stage(objective, config, self._identity, self.folder, self.accelerator, validate, self._here)
         place, world = self.accelerator.process_index, self.accelerator.num_processes
         # Stages have their own batches.
         plan = BatchPlan(config.seed + zlib.crc32(config.name.encode()), config.batch // 2, maps, place, world)
         loader = Loader(self._training, self._slots, plan, self._augment, self.config.workers)
         self.history[config.name] = stage.history
         for record in stage.run(loader):
-            self.seconds[config.name] = stage.seconds
+            self.seconds[config.name], self.trained = stage.seconds, True
             yield record
-        self.history[config.name], self.seconds[config.name] = stage.history, stage.seconds
+        self.seconds[config.name] = stage.seconds
+        self.provenance += [run for run in stage.provenance if run not in self.provenance]
 
     def _kept(self, objective: nn.Module, config: StageConfig) -> Any:
         """The objective with the averaged weights that its stage left."""
