@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from a2p_ros.network.efficientnet import EfficientNetLite0
 from a2p_ros.network.fusion import FusionAlignmentEncoder, Projection
 from a2p_ros.network.geometry import union_view
 from a2p_ros.network.model import A2PNetwork, HandOutputs
+from a2p_ros.network.sapiens import CachedPrior, SapiensEncoder, SapiensPrior, SapiensSize
 from a2p_ros.network.teachers import Priors, Teacher, load_teachers, save_teachers
 from a2p_ros.training.fae import curves
 from a2p_ros.training.fae.augment import AugmentConfig
@@ -440,6 +444,46 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(packed: PackedCrops, 
     assert (tmp_path / "whole" / "end_to_end.jpg").exists()
 
 
+def test_sapiens_encoders_teach_as_the_stand_ins_do(packed: PackedCrops, tmp_path: Path) -> None:
+    def begin(encoder: SapiensEncoder, digest: str) -> FaeTraining:
+        cached = CachedPrior(SapiensPrior(encoder, digest, edge=32), tmp_path / "cache")
+        network = replace(SMALL, segmentation=False, depth=False)
+        parts = (*packed.split(), network, replace(TRAIN, steps=6), LossWeights(), AugmentConfig(), RIGHT)
+        return FaeTraining(*parts, tmp_path / "made", {"keypoints": cached.requires_grad_(False)})
+
+    torch.manual_seed(0)
+    encoder = SapiensEncoder(SapiensSize(SMALL.prior_channels, 2, 4)).eval()
+    made = begin(encoder, "one")
+    assert run_all(made)[0][0] == "distillation" and not made.teachers
+    assert made.history["distillation"][-1]["variance"] > 0.2
+    assert any((tmp_path / "cache").rglob("*.npy"))
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        run_all(begin(encoder, "another"))
+
+
+def test_two_processes_train_one_network(shards: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = ["train", "fae", "--frames", str(shards), "--out", str(tmp_path), "--steps", "2", "--every", "2"]
+    arguments += ["--mode", "none", "--batch", "4", "--resolution", "64", "--low-share", "1", "--middle-share", "0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, "-m", "a2p_ros.cli", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["processes"] == 2 and card["network"]["resolution"] == 64
+    assert json.loads(done.stdout.strip().splitlines()[-1])["mpjpe_mm"] > 0
+    arguments[arguments.index("--batch") + 1] = "6"
+    odd = subprocess.run(
+        [*torchrun, "-m", "a2p_ros.cli", *arguments], capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert odd.returncode != 0 and "expected pairs of crops that 2 processes share evenly, got 3" in odd.stderr
+
+
 def test_teachers_are_kept_and_found(tmp_path: Path, batch: Batch) -> None:
     torch.manual_seed(0)
     teachers = {name: Teacher(name, SMALL).eval() for name in ("keypoints", "depth")}
@@ -479,9 +523,28 @@ def test_the_command_goes_from_frames_to_weights(shards: Path, tmp_path: Path, c
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture.shape[1] > picture.shape[0] and float(np.std(picture)) > 5
     assert set(load_teachers(tmp_path, ["keypoints"])) == {"keypoints"}
-    # Again: nothing left to do, and the same end.
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["network"]["resolution"] == 64 and card["commit"] and set(card["teacher_keys"]) == {"keypoints"}
+    # Again: nothing left to do, and the same end; what was made of the weights stays.
+    (tmp_path / "network.onnx").write_bytes(b"made")
     assert main(arguments) == 0
     assert json.loads(capfd.readouterr().out.strip().splitlines()[-1])["loss"] == result["loss"]
+    assert (tmp_path / "network.onnx").read_bytes() == b"made"
+
+
+def test_frames_that_are_for_measurement_are_not_trained_on(tmp_path: Path, capfd) -> None:
+    with ShardWriter(tmp_path / "frames" / "frames_00000.tar") as writer:
+        writer.write(replace(drawn(0, maps=True), scene={"seed": 3}))
+    arguments = ["train", "fae", "--frames", str(tmp_path / "frames"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "frames of seed 3, and seeds below 1000 are kept for measurement" in capfd.readouterr().err
+
+
+def test_priors_of_several_widths_are_named_before_anything_is_learnt(monkeypatch, tmp_path: Path, capfd) -> None:
+    prior = SapiensPrior(SapiensEncoder(SapiensSize(48, 1, 4)), "x")
+    monkeypatch.setattr("a2p_ros.network.sapiens.load_sapiens", lambda _: prior)
+    assert main(["train", "fae", "--out", str(tmp_path), "--sapiens-depth", "depth.pth"]) == 2
+    assert "must be as many, got {'depth': 48, 'keypoints'" in capfd.readouterr().err
 
 
 def test_options_that_contradict(shards: Path, tmp_path: Path, capfd) -> None:

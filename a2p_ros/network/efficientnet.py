@@ -75,7 +75,9 @@ class EfficientNetLite0(nn.Module):
         _, finer, coarser = self.pyramid(crops)
         return torch.cat([finer, functional.interpolate(coarser, scale_factor=2.0, mode="nearest")], 1)
 
-    def pyramid(self, pictures: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+    def pyramid(
+        self, pictures: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c8 h8 w8"], Float[Tensor, "n c16 h16 w16"], Float[Tensor, "n c32 h32 w32"]]:
         """Features at strides 8, 16 and 32 of pictures whose edges are multiples of `UNIT`."""
         x = functional.relu6(self._bn0(self._conv_stem(pictures)))
         ends = []

@@ -201,7 +201,7 @@ def checked_pair(
     return inputs
 
 
-def checked_relative(answer: np.ndarray, device: str) -> Float[np.ndarray, "3"]:
+def checked_relative(answer: Float[np.ndarray, "..."], device: str) -> Float[np.ndarray, "3"]:
     """The first of a batch; raises DeviceError where it is not finite."""
     if answer.shape != (1, 3) or not np.isfinite(answer).all():
         raise DeviceError(f"relative translation on {device}: expected 3 finite numbers, got {answer}; try device:=cpu")

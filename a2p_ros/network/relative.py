@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from a2p_ros.network.config import NetworkConfig
 from a2p_ros.network.heads import N_JOINTS, sample
 
-#: Bones of the mean hand [m], as the rows of ``BONES``: those of the open hand model, to the millimetre.
+#: Bones of the open hand's mean hand [m], to the millimetre: of each finger from the thumb on, from the wrist out.
 _BONE_LENGTHS = (
     0.049,
     0.032,
@@ -100,7 +100,12 @@ def wrists_by_size(
     width: Float[Tensor, "n"],
     bones: Float[Tensor, "20"],
 ) -> Float[Tensor, "n 2 3"]:
-    """Wrists [m] of hands whose bones have these lengths [m]: weak perspective, all bones of a hand together."""
+    """Wrists [m] of hands whose bones have these lengths [m]: weak perspective, all bones of a hand together.
+
+    ``keypoints`` are in edges of the view, ``width`` its tangent, ``depth`` from the wrist [m]. With s_i the length of
+    bone i as seen (tangent) and a_i its true length across the view, z = sum(a_i s_i) / sum(s_i^2): least squares of
+    z s_i = a_i, weighted by s_i / a_i.
+    """
     keypoints, depth = keypoints.float(), depth.float()
     tangents = keypoints * width[:, None, None, None]
     seen = _along_bones(tangents).square().sum(-1)
@@ -113,7 +118,7 @@ def wrists_by_size(
 
 
 def _along_bones(points: Float[Tensor, "n 2 21 c"]) -> Float[Tensor, "n 2 20 c"]:
-    """Ends of the bones minus their starts, in the order of ``BONES``."""
+    """Ends of the bones minus their starts, in the order of the bones' lengths."""
     fingers = points[:, :, 1:].unflatten(2, (5, 4))
     wrist = points[:, :, :1, None].expand(-1, -1, 5, -1, -1)
     return (fingers - torch.cat([wrist, fingers[:, :, :, :3]], 3)).flatten(2, 3)

@@ -66,7 +66,7 @@ def heat_loss(
     keypoints: Float[Tensor, "n 21 2"],
     depth: Float[Tensor, "n 21"],
     counts: Bool[Tensor, "n 21"],
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Cross-entropy of heat maps (logits) with Gaussians about the true places [map edges, 0 = centre].
 
     Soft-argmax alone may put a joint between two places that it cannot decide between; this asks for one of them.
@@ -79,14 +79,14 @@ def heat_loss(
     return (value * counts).sum() / counts.sum().clamp_min(1)
 
 
-def distillation_loss(student: Float[Tensor, "n l c"], target: Float[Tensor, "n l c"]) -> Tensor:
+def distillation_loss(student: Float[Tensor, "n l c"], target: Float[Tensor, "n l c"]) -> Float[Tensor, ""]:
     """MSE of the FAE's tokens with the aligned priors, which it does not move: both would shrink to a constant."""
     return functional.mse_loss(student.float(), target.detach().float())
 
 
 def relative_loss(
     predicted: Float[Tensor, "slots 3"], true: Float[Tensor, "slots 3"], pair: Bool[Tensor, "slots"]
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """L1 of left wrist minus right wrist [m] over the slots that hold a pair."""
     return _l1(predicted, true, pair)
 
@@ -107,13 +107,13 @@ def _trusted(outputs: HandOutputs, batch: Batch) -> Bool[Tensor, "n 21"]:
     return (outputs.keypoints.detach().float() - batch.keypoints).norm(dim=-1) < CONFIDENT
 
 
-def _l1(value: Tensor, true: Tensor, counts: Tensor) -> Tensor:
+def _l1(value: Tensor, true: Tensor, counts: Tensor) -> Float[Tensor, ""]:
     """Mean absolute difference over what counts; ``counts`` has the leading axes of the values."""
     apart = (value.float() - true).abs().flatten(counts.ndim).mean(-1)
     return (apart * counts).sum() / counts.sum().clamp_min(1)
 
 
-def _cross_entropy(logits: Tensor, true: Tensor, counts: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, true: Tensor, counts: Tensor) -> Float[Tensor, ""]:
     value = functional.binary_cross_entropy_with_logits(logits.float(), true.float(), reduction="none")
     counts = counts.expand_as(value)
     return (value * counts).sum() / counts.sum().clamp_min(1)

@@ -59,7 +59,7 @@ def _warped(values: np.ndarray, crop: Crop, outside: float) -> np.ndarray:
 
 
 def warped_maps(
-    maps: UInt8[np.ndarray, "2 edge edge"], matrix: np.ndarray, edge: int
+    maps: UInt8[np.ndarray, "2 kept kept"], matrix: Float[np.ndarray, "2 3"], edge: int
 ) -> UInt8[np.ndarray, "2 edge edge"]:
     """The maps under an affine map of their pixels (map pixel -> pixel of the result); nothing outside."""
     pair = cv2.warpAffine(

@@ -36,7 +36,7 @@ class TeacherObjective(nn.Module):
         return {"maps": teacher_loss(self.teacher.what, maps, batch)}
 
 
-def teacher_loss(what: str, maps: Float[Tensor, "n channels h w"], batch: Batch) -> Tensor:
+def teacher_loss(what: str, maps: Float[Tensor, "n channels h w"], batch: Batch) -> Float[Tensor, ""]:
     """Cross-entropy of heat maps and part classes, L1 of depth [dm] where something is drawn; of hands as assumed."""
     learns = batch.learns
     if what == "keypoints":
