@@ -17,10 +17,12 @@ from made_frames import drawn
 from made_hands import MODELS
 
 from a2p_ros.cli import main
+from a2p_ros.config import DeviceConfig, NetworkStageConfig
 from a2p_ros.errors import ConfigError, WeightsError
 from a2p_ros.network.backbone import make_backbone, read_imagenet
 from a2p_ros.network.config import LITE, NetworkConfig
 from a2p_ros.network.efficientnet import EfficientNetLite0
+from a2p_ros.network.engine import make_engine
 from a2p_ros.network.fusion import FusionAlignmentEncoder, Projection
 from a2p_ros.network.geometry import union_view
 from a2p_ros.network.model import A2PNetwork, HandOutputs
@@ -525,6 +527,15 @@ def test_the_command_goes_from_frames_to_weights(shards: Path, tmp_path: Path, c
     assert set(load_teachers(tmp_path, ["keypoints"])) == {"keypoints"}
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["network"]["resolution"] == 64 and card["commit"] and set(card["teacher_keys"]) == {"keypoints"}
+    # Another training with these teachers.
+    other = [a if a != str(tmp_path) else str(tmp_path / "other") for a in arguments]
+    assert main([*other, "--mode", "foundation", "--teachers", str(tmp_path)]) == 0
+    assert not (tmp_path / "other" / "teacher_keypoints").exists()
+    other_card = json.loads((tmp_path / "other" / "card.json").read_text())
+    assert other_card["teacher_keys"] == card["teacher_keys"] and other_card["teachers"] == {"keypoints": "stand-in"}
+    engine = make_engine(NetworkStageConfig(weights=str(tmp_path / "other")), DeviceConfig(device="cpu"), MODELS)
+    assert engine(np.zeros((1, 64, 64, 3), np.uint8)).keypoints.shape == (1, 21, 2)
+    capfd.readouterr()
     # Again: nothing left to do, and the same end; what was made of the weights stays.
     (tmp_path / "network.onnx").write_bytes(b"made")
     assert main(arguments) == 0

@@ -41,6 +41,9 @@ def add(what: Any) -> None:
             f"--sapiens-{name}", type=Path, metavar="FILE", help=f"Sapiens' checkpoint for {name} (CC-BY-NC)"
         )
     parser.add_argument("--sapiens-cache", type=Path, metavar="DIR", help="keep Sapiens' features here")
+    parser.add_argument(
+        "--teachers", type=Path, metavar="DIR", help="take the stand-in teachers that an earlier run left there"
+    )
     options.add_imagenet(parser)
     parser.add_argument("--backbone", choices=("resnet18", "resnet50", "efficientnet_lite0"), help="of the network")
     parser.add_argument("--seed", type=int, help="of weights, batches and augmentation")
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Frames, packed crops, the stages, weights, curves."""
     from a2p_ros.hand import load_hand_models
     from a2p_ros.network.config import FULL, LITE
-    from a2p_ros.network.teachers import save_teachers
+    from a2p_ros.network.teachers import Teacher, save_teachers
     from a2p_ros.network.weights import CARD, save
     from a2p_ros.training.fae import curves
     from a2p_ros.training.fae.augment import AugmentConfig
@@ -72,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     names = "seed steps teacher_steps distil_share batch rate resolution low_share middle_share precision every workers"
     preset = TrainConfig.lite() if args.preset == "lite" else TrainConfig.full()
     config = options.given(preset, args, **{name: name for name in names.split()})
-    encoders = _sapiens(args)
     network = dataclasses.replace(LITE if args.preset == "lite" else FULL, **_mode(args))
+    encoders = _given(args, network)
     if args.backbone is not None:  # the stride of a ResNet's last stage is that of the preset
         stride = 1 if args.backbone == "efficientnet_lite0" else network.last_stride
         network = dataclasses.replace(network, backbone=args.backbone, last_stride=stride)
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if not trainer.trained and (args.out / CARD).exists():  # what was made of the weights since stays
         common.finish(args, {"weights": str(args.out), **last}, lines)
         return 0
+    stand_ins = trainer.teachers | {name: given for name, given in encoders.items() if isinstance(given, Teacher)}
     scenes = [training_frames.scenes_of(folder) for folder in training_frames.folders(args)]
     card = {
         "name": f"a2p_{args.preset}_{network.mode}",
@@ -125,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
         "loss_weights": dataclasses.asdict(weights),
         "augmentation": dataclasses.asdict(augment),
         "data": {"synthetic": True, "crops": len(training), "scenes": scenes},
-        "teachers": {name: "Sapiens, CC-BY-NC" if name in encoders else "stand-in" for name in network.priors},
-        "teacher_keys": {name: teacher.key for name, teacher in trainer.teachers.items()},
+        "teachers": {name: "stand-in" if name in stand_ins else "Sapiens, CC-BY-NC" for name in network.priors},
+        "teacher_keys": {name: teacher.key for name, teacher in stand_ins.items()},
         "imagenet": None if begin is None else begin.note(),
         **{name: ", ".join(dict.fromkeys(run[name] for run in trainer.provenance)) for name in ("commit", "machine")},
         "device": trainer.accelerator.device.type,
@@ -135,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
         "validation": last,
     }
     save(args.out, trainer.averaged, models.right.name, card)
-    if trainer.teachers:
-        save_teachers(args.out, trainer.teachers, {"commit": card["commit"], "data": card["data"]})
+    if stand_ins:
+        save_teachers(args.out, stand_ins, {"commit": card["commit"], "data": card["data"]})
     common.finish(args, {"weights": str(args.out), **last}, lines)
     return 0
 
@@ -200,14 +204,17 @@ def _prior_width(network: NetworkConfig, encoders: Mapping[str, PriorEncoder]) -
     return next(iter(widths.values()), own)
 
 
-def _sapiens(args: argparse.Namespace) -> dict[str, Any]:
-    """The prior encoders that are given as checkpoints."""
+def _given(args: argparse.Namespace, network: NetworkConfig) -> dict[str, Any]:
+    """The prior encoders that are given: Sapiens' checkpoints, and the teachers of an earlier run for the others."""
     from a2p_ros.network.sapiens import CachedPrior, load_sapiens
+    from a2p_ros.network.teachers import load_teachers
 
     found: dict[str, Any] = {}
-    for name in PRIORS:
+    for name in network.priors:
         path = getattr(args, f"sapiens_{name}")
         if path is not None:
             prior = load_sapiens(path)
             found[name] = prior if args.sapiens_cache is None else CachedPrior(prior, args.sapiens_cache)
+    if args.teachers is not None:
+        found |= load_teachers(args.teachers, [name for name in network.priors if name not in found])
     return found
