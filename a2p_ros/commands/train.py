@@ -86,6 +86,7 @@ def run_diffusion(args: argparse.Namespace) -> int:
 
     sizes = DenoiserConfig.lite() if args.size == "lite" else DenoiserConfig.full()
     trainer = DiffusionTrainer(models, samples, kept, sizes, train, args.out)
+    provenance = options.provenance(trainer.accelerator.device.type)  # of what runs now, not of later commits
     if first and not args.json:
         common.say(f"{len(training)} samples of {sum(kinds.values())} clean pairs, {len(validation)} for validation")
     with common.bar(total=train.steps, unit="step", what="training") as bar:
@@ -100,7 +101,7 @@ def run_diffusion(args: argparse.Namespace) -> int:
         "training": dataclasses.asdict(train),
         "data": dataclasses.asdict(data_config) | {"clean_pairs": kinds, "synthetic": True, "also": args.dataset},
         "samples": len(training),
-        **options.provenance(trainer.accelerator.device.type),
+        **provenance,
         "training_seconds": round(trainer.seconds, 1),
         "validation": trainer.history[-1],
     }

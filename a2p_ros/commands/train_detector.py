@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     training, validation = PackedFrames.joined(parts).split()
     imagenet = None if begin is None else begin.weights
     trainer = DetectorTrainer(training, validation, sizes, train, augment, args.out, imagenet)
+    provenance = options.provenance(trainer.accelerator.device.type)  # of what runs now, not of later commits
     if first and not args.json:
         common.say(f"{len(training)} frames, {len(validation)} for validation")
     with common.bar(total=train.steps, unit="step", what="training") as bar:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         "data": {"synthetic": True, "frames": len(training), "scenes": scenes},
         "pictures": train.steps * train.batch,
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
-        **options.provenance(trainer.accelerator.device.type),
+        **provenance,
         "training_seconds": round(trainer.seconds, 1),
         **{name: round(value, 3) for name, value in calibration._asdict().items()},
         "validation": trainer.history[-1],
