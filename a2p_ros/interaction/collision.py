@@ -11,8 +11,8 @@ Symbols of A2P's eq. 3 (section numbers of arXiv 2503.17788):
 The printed function d^2 / (d^2 - rho) falls as d grows towards sqrt(rho), so descent drives every
 pair apart, and opposed normals are found in touching hands as in penetrating ones. ``signed_loss``
 asks first whether a vertex is inside the other hand, and draws only those to the nearest point of
-its surface, with Geman-McClure's r^2 / (r^2 + rho^2) (InterHandGen, CVPR 2024). docs/interaction.md
-has what both do when measured.
+its surface, with Geman-McClure's r^2 / (r^2 + rho^2) (InterHandGen, CVPR 2024).
+docs/interaction_experiments.md has what both do when measured.
 """
 
 from __future__ import annotations
