@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from a2p_ros.errors import ConfigError
+from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.hand.model import HandModel
 from a2p_ros.network.backbone import ResNet
 from a2p_ros.network.config import NetworkConfig
@@ -80,6 +80,11 @@ class FaeTraining:
         self._training, self._validation, self._augment, self._weights = training, validation, augment, weights
         self._given, self._imagenet = dict(encoders or {}), imagenet
         config.check_sizes(network.unit)
+        if not len(validation):
+            raise InputError(
+                "validation: expected crops of hands, got none; one frame in 25 of a shard is kept for it, so give more "
+                "frames"
+            )
         self.accelerator = make_accelerator(config.precision)
         if (config.batch // 2) % self.accelerator.num_processes:
             raise ConfigError(
