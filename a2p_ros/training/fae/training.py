@@ -82,7 +82,7 @@ class FaeTraining:
         config.check_sizes(network.unit)
         if not len(validation):
             raise InputError(
-                "validation: expected crops of hands, got none; one frame in 25 of a shard is kept for it, give more frames"
+                "validation: expected crops of hands, got none; one frame in 25 of a shard is kept for it; give more"
             )
         self.accelerator = make_accelerator(config.precision)
         if (config.batch // 2) % self.accelerator.num_processes:
