@@ -1,12 +1,12 @@
 """What the denoiser is told beside the condition's numbers: where the hands collide or nearly do, and what was seen.
 
 All of it follows from the condition in the camera frame, in the axes of the wrists, the left hand's mirrored, so both
-hands speak one language and one set of weights reads both. Where the hands are to each other is left out on purpose:
-a model that saw it learnt where the hands of each kind of interaction belong, and moved those of other kinds there
+hands speak one language and one set of weights reads both. Where the hands are to each other is left out on purpose: a
+model that saw it learnt where the hands of each kind of interaction belong, and moved those of other kinds there
 (docs/interaction_experiments.md). What is near the surface of a finger is there instead, and where along its ray the
 image shows each joint, beside what all joints share: it is the only thing that tells a wrong pose from a rare one. The
-direction of view and the distance are there because a camera misjudges depth far more than the rest, and what of the other hand lies
-before and behind each joint, because together with what was not seen it tells which hand is in front.
+direction of view and the distance are there because a camera misjudges depth far more than the rest, and what of the
+other hand lies before and behind each joint, because together with what was not seen it tells which hand is in front.
 """
 
 from __future__ import annotations
