@@ -140,6 +140,14 @@ class NetworkStageConfig(Checked):
     min_presence: float = setting(
         0.5, "A hand whose presence the network puts lower is lost.", low=0.0, high=1.0, runtime=True
     )
+    min_confidence: float = setting(
+        0.25,
+        "A new hand of whose joints the network expects a smaller share where it puts them may be none and is not "
+        "taken; one that is followed is lost below half of it.",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
     apart_sigma: float = setting(
         0.01,
         "How far the network's relative translation of two hands may err [m], beside keypoints that err by 1 % of a "

@@ -146,7 +146,9 @@ class NetworkMeasuring:
 
     def update(self, config: PipelineConfig) -> None:
         """Take over ``network`` and ``landmarks.min_size``."""
-        self._stage.min_presence, self._stage.apart_sigma = config.network.min_presence, config.network.apart_sigma
+        network = config.network
+        self._stage.min_presence, self._stage.min_confidence = network.min_presence, network.min_confidence
+        self._stage.apart_sigma = network.apart_sigma
         self._stage.min_size = config.landmarks.min_size
 
     def report(self) -> dict[str, str]:

@@ -291,6 +291,18 @@ def test_thresholds_hold_from_the_next_call_on(setting: str, value: float) -> No
     assert stage(place_picture(PLAIN), regions, PLAIN) == [None, None]
 
 
+def test_a_new_hand_must_be_trusted_more_than_one_that_is_followed() -> None:
+    hands = hands_of(np.random.default_rng(14), PLAIN)
+    followed = [region(hand, PLAIN) for hand in hands]
+    new = [dataclasses.replace(place, right=0.5) for place in followed]
+    stage, image = stage_of(TrueEngine(hands, PLAIN)), place_picture(PLAIN)
+    mean = min(float(hand.confidence.mean()) for hand in stage(image, followed, PLAIN))
+    for least, kept, taken in ((0.9 * mean, True, True), (1.1 * mean, True, False), (2.2 * mean, False, False)):
+        stage.min_confidence = least
+        assert [hand is not None for hand in stage(image, followed, PLAIN)] == [kept, kept]
+        assert [hand is not None for hand in stage(image, new, PLAIN)] == [taken, taken]
+
+
 def test_a_pose_that_contradicts_the_keypoints_or_the_side_is_rejected() -> None:
     hands = hands_of(np.random.default_rng(15), PLAIN)
     found, _ = measured(hands, PLAIN)

@@ -27,6 +27,7 @@ from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import hand_mesh
 from a2p_ros.interaction.stage import InteractionStage
 from a2p_ros.measuring import Measuring, Regressor
+from a2p_ros.network.stage import is_trusted
 from a2p_ros.placement import place
 from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
@@ -129,7 +130,9 @@ class HeldOutEvaluation:
         self._interaction = InteractionStage(models, config.interaction)
         self._jitter, self._rng = jitter, np.random.default_rng(seed)
         self._lenient = config.replace_flat(
-            {"landmarks.min_presence": 0.0, "landmarks.min_size": 0.0, "network.min_presence": 0.0}
+            dict.fromkeys(
+                ("landmarks.min_presence", "landmarks.min_size", "network.min_presence", "network.min_confidence"), 0.0
+            )
         )
         self.frames = self.left_out = 0
         self.true_boxes, self.detected = Scores.empty(), Scores.empty()
@@ -161,8 +164,10 @@ class HeldOutEvaluation:
         return _Measured(hands, frozenset(accepted), stage.apart(hands, frame.camera, StageClock()))
 
     def _present(self, hand: HandKeypoints) -> bool:
-        least = self._config.network.min_presence if hand.at_joints else self._config.landmarks.min_presence
-        return hand.presence >= least
+        if not hand.at_joints:
+            return hand.presence >= self._config.landmarks.min_presence
+        limits = self._config.network
+        return hand.presence >= limits.min_presence and is_trusted(hand, limits.min_confidence)
 
     def _with_detections(self, stage: Measuring, frame: TrueFrame, detections: list[Detection]) -> _Measured:
         stage.update(self._config)

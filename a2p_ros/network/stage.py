@@ -79,8 +79,9 @@ class _Look:
 class NetworkStage:
     """Measures the hands in given regions with a network.
 
-    ``min_presence``, ``min_size`` and ``apart_sigma`` may be changed between calls. Nothing that an image holds makes
-    it raise: a region whose crop shows nothing, or for which the network answers with what is no number, has no hand.
+    ``min_presence``, ``min_confidence``, ``min_size`` and ``apart_sigma`` may be changed between calls. Nothing that an
+    image holds makes it raise: a region whose crop shows nothing, or for which the network answers with what is no
+    number, has no hand.
 
     Args:
         engine: runs the network.
@@ -94,13 +95,15 @@ class NetworkStage:
     ) -> None:
         self._engine, self._models = engine, models
         self.name, self.device = engine.name, engine.device
-        self.min_presence, self.apart_sigma = config.min_presence, config.apart_sigma
+        self.min_presence, self.min_confidence = config.min_presence, config.min_confidence
+        self.apart_sigma = config.apart_sigma
         self.min_size = limits.min_size
 
     def __call__(self, image: Image, regions: Sequence[Detection], camera: CameraModel) -> list[HandKeypoints | None]:
         """One entry a region, in their order: its hand in an RGB image, or None.
 
-        None where presence or size is below its threshold, or the hand is mostly outside the image.
+        None where presence, the joints' mean confidence or the size is below its threshold, or the hand is mostly
+        outside the image.
         """
         wanted = [
             (row, turned, right)
@@ -202,6 +205,8 @@ class NetworkStage:
     def _answer(self, look: _Look | None, region: Detection, image: Image, camera: CameraModel) -> HandKeypoints | None:
         if look is None or look.hand.presence < self.min_presence or not is_seen(look.hand, image, self.min_size):
             return None
+        if not is_trusted(look.hand, self.min_confidence):
+            return None
         try:
             points = self._lifted(look.hand, camera)
         except InputError:
@@ -224,6 +229,15 @@ class NetworkStage:
         z = float(rotation_along(directions[0])[:, 2] @ wrist) + hand.keypoints_3d[:, 2]
         z = np.maximum(z, _NEAREST)[:, None]
         return np.concatenate([xy * z, z], axis=1)
+
+
+def is_trusted(hand: HandKeypoints, least: float) -> bool:
+    """Whether the joints' mean confidence reaches ``least``, or half of it where the side was known before the look.
+
+    That is a hand that is followed: it is not lost as easily as a thing is taken for a new one.
+    """
+    known = abs(2 * hand.detection.right - 1)
+    return float(np.mean(hand.confidence)) >= least * (1 - known / 2)
 
 
 def regressed_joints(
