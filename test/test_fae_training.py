@@ -535,6 +535,14 @@ def test_the_command_goes_from_frames_to_weights(shards: Path, tmp_path: Path, c
     assert other_card["teacher_keys"] == card["teacher_keys"] and other_card["teachers"] == {"keypoints": "stand-in"}
     engine = make_engine(NetworkStageConfig(weights=str(tmp_path / "other")), DeviceConfig(device="cpu"), MODELS)
     assert engine(np.zeros((1, 64, 64, 3), np.uint8)).keypoints.shape == (1, 21, 2)
+    # Mode none has no use for them.
+    bare = [
+        a if a != str(tmp_path) else str(tmp_path / "bare") for a in arguments if a not in ("--priors", "keypoints")
+    ]
+    assert main([*bare, "--mode", "none", "--teachers", str(tmp_path)]) == 0
+    bare_card = json.loads((tmp_path / "bare" / "card.json").read_text())
+    assert bare_card["teachers"] == bare_card["teacher_keys"] == {}
+    assert not list((tmp_path / "bare").glob("teacher*"))
     capfd.readouterr()
     # Again: nothing left to do, and the same end; what was made of the weights stays.
     (tmp_path / "network.onnx").write_bytes(b"made")

@@ -76,7 +76,7 @@ class NetworkConfig(Checked):
     @property
     def priors(self) -> tuple[str, ...]:
         """Names of the prior encoders that take part."""
-        return tuple(name for name in PRIORS if getattr(self, name))
+        return () if self.mode == "none" else tuple(name for name in PRIORS if getattr(self, name))
 
     @property
     def stride(self) -> int:
