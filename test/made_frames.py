@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 from made_hands import MadeHand, make_hand
 
 from a2p_ros.camera import CameraModel
-from a2p_ros.training.synthetic.samples import Frame, HandLabel, part_id
+from a2p_ros.training.synthetic.samples import Frame, HandLabel, ShardWriter, part_id
 from a2p_ros.types import Box, Pair, Side
 
 CAMERA = CameraModel(256, 192, 240.0, 250.0, 120.0, 99.0)
@@ -69,3 +70,11 @@ def drawn(number: int, camera: CameraModel = CAMERA, *, maps: bool = False) -> F
         depth=depth if maps else None,
         scene={"seed": 1007},
     )
+
+
+def shard_of(folder: Path, count: int) -> Path:
+    """The folder with one shard of the first frames, with their maps."""
+    with ShardWriter(folder / "frames_00000.tar") as writer:
+        for number in range(count):
+            writer.write(drawn(number, maps=True))
+    return folder
