@@ -124,9 +124,10 @@ class LandmarkConfig(Checked):
 class NetworkStageConfig(Checked):
     """Box -> 21 joints, MANO pose and relative translation by the A2P network (A2P, section 3.2)."""
 
-    mode: Literal["off", "regress", "fit", "hybrid", "both"] = setting(
-        "off",
-        "Who measures the hands. off: MediaPipe's landmark model and the keypoint fit; regress: the A2P network and "
+    mode: Literal["auto", "off", "regress", "fit", "hybrid", "both"] = setting(
+        "auto",
+        "Who measures the hands. auto: hybrid with the network's weights for the hand model, off where none ship "
+        "(MANO); off: MediaPipe's landmark model and the keypoint fit; regress: the A2P network and "
         "its own pose; fit: the network, its pose refined by the keypoint fit to its joints; hybrid: as fit where the "
         "boxes of two hands overlap, MediaPipe's landmarks elsewhere; both: as hybrid, and where the landmarks are "
         "fitted the network's pose is their start and what they do not tell.",

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from a2p_ros.camera import CameraModel
-from a2p_ros.config import FitConfig, PipelineConfig, PlacementConfig
+from a2p_ros.config import FitConfig, NetworkStageConfig, PipelineConfig, PlacementConfig
 from a2p_ros.detection.landmarks import LandmarkModel
+from a2p_ros.detection.regions import same_hand, same_place
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
@@ -67,6 +68,15 @@ class Regressor(Protocol):
         ...
 
 
+def mode_for(network: NetworkStageConfig, hand_model: str) -> str:
+    """``network.mode``, ``auto`` resolved: hybrid with weights for the hand model (``HandModel.name``), else off."""
+    if network.mode != "auto":
+        return network.mode
+    from a2p_ros.network.weights import shipped_for
+
+    return "hybrid" if network.weights or shipped_for(hand_model) is not None else "off"
+
+
 def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring:
     """What ``network.mode`` asks for, its models loaded.
 
@@ -75,27 +85,29 @@ def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring
         WeightsError: weights are missing, damaged or for another hand model.
         DeviceError: the device asked for was not granted.
     """
-    if config.network.mode == "off":
+    mode = mode_for(config.network, models.right.name)
+    if mode == "off":
         return LandmarkMeasuring(LandmarkModel(config.landmarks, config.device))
     from a2p_ros.network.engine import make_engine
     from a2p_ros.network.stage import NetworkStage
 
     engine = make_engine(config.network, config.device, models)
     network = NetworkMeasuring(NetworkStage(engine, config.network, config.landmarks, models))
-    if config.network.mode not in ("hybrid", "both"):
+    if mode not in ("hybrid", "both"):
         return network
     landmarks = LandmarkMeasuring(LandmarkModel(config.landmarks, config.device))
-    return HybridMeasuring(landmarks, network, both=config.network.mode == "both")
+    return HybridMeasuring(landmarks, network, both=mode == "both")
 
 
 def make_regressor(config: PipelineConfig, models: Pair[HandModel]) -> Regressor:
     """What makes poses of the measured hands in ``network.mode``."""
-    if config.network.mode == "regress":
+    mode = mode_for(config.network, models.right.name)
+    if mode == "regress":
         from a2p_ros.network.regressed_pose import RegressedPose
 
         return RegressedPose(models, config.fit, config.placement)
     # In the hybrid one hand goes to and fro between the two who measure: its bones must not change with them.
-    return KeypointFit(models, config.fit, config.placement, regressed_shape=config.network.mode == "fit")
+    return KeypointFit(models, config.fit, config.placement, regressed_shape=mode == "fit")
 
 
 class LandmarkMeasuring:
@@ -157,7 +169,10 @@ class NetworkMeasuring:
 
 
 class HybridMeasuring:
-    """The network where the boxes of two regions overlap, the landmark model for hands that are apart.
+    """The network where it sees two hands whose regions overlap, the landmark model for hands that are apart.
+
+    Regions overlap, too, where a detector gives one hand twice because its side is unclear, or takes the cloth beside
+    it for another: what the network finds there is one hand or none, and the landmark model measures it.
 
     Which one measured a hand shows in ``HandKeypoints.at_joints``; only a pair that the network measured has a relative
     translation.
@@ -176,14 +191,18 @@ class HybridMeasuring:
         self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
     ) -> list[HandKeypoints | None]:
         """One entry a region, whoever measured it."""
-        apart = [not overlaps for overlaps in overlapping(regions)]
+        near = overlapping(regions)
+        rows = [i for i, overlaps in enumerate(near) if overlaps or self._both]
         answers: list[HandKeypoints | None] = [None] * len(regions)
-        for stage, wanted in ((self._network, [self._both or not alone for alone in apart]), (self._landmarks, apart)):
-            rows = [i for i, chosen in enumerate(wanted) if chosen]
-            if rows:
-                hands = stage(image, [regions[i] for i in rows], camera, clock)
-                for i, hand in zip(rows, hands, strict=True):
-                    answers[i] = merged(hand, answers[i])
+        if rows:
+            found = self._network(image, [regions[i] for i in rows], camera, clock)
+            for i, hand in zip(rows, found, strict=True):
+                answers[i] = hand
+        alone = [i for i, overlaps in enumerate(near) if not (overlaps and _beside_another(i, answers, regions))]
+        if alone:
+            found = self._landmarks(image, [regions[i] for i in alone], camera, clock)
+            for i, hand in zip(alone, found, strict=True):
+                answers[i] = merged(hand, answers[i]) if self._both else hand
         return answers
 
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
@@ -205,6 +224,18 @@ class HybridMeasuring:
 def overlapping(regions: Sequence[Detection]) -> list[bool]:
     """Of each region whether its box overlaps another's."""
     return [any(a is not b and a.box.iou(b.box) > 0 for b in regions) for a in regions]
+
+
+def _beside_another(row: int, answers: Sequence[HandKeypoints | None], regions: Sequence[Detection]) -> bool:
+    """Whether the network found another hand whose region overlaps; two hands in one place are of two sides."""
+    hand, region = answers[row], regions[row]
+    return hand is not None and any(
+        other is not None
+        and there.box.iou(region.box) > 0
+        and not same_hand(hand, other)
+        and (not same_place(there, region) or (hand.right > 0.5) != (other.right > 0.5))
+        for there, other in zip(regions, answers, strict=True)
+    )
 
 
 def merged(landmarks: HandKeypoints | None, network: HandKeypoints | None) -> HandKeypoints | None:

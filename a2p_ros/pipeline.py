@@ -192,7 +192,9 @@ class TwoHandPipeline:
         image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
         camera = CameraModel.assume(640, 480, self.config.placement.assumed_fov)
         self.detector(image)
-        self.measuring(image, [Detection(Box(220, 140, 420, 340), score=1.0)], camera, StageClock())
+        alone, beside = (Detection(Box(x, 140, x + 200, 340), score=1.0) for x in (220, 320))
+        for regions in ([alone], [alone, beside]):
+            self.measuring(image, regions, camera, StageClock())
         keypoints: Pair[HandKeypoints | None] = Pair(
             *(made_up_keypoints(m, camera) for _, m in self.hand_models.items())
         )

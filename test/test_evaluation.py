@@ -180,7 +180,7 @@ def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("a2p_ros.pipeline.TwoHandPipeline", Moved)
     monkeypatch.setattr("a2p_ros.media.sources.open_source", lambda spec: Made())
-    assert cli.main(["eval", "synthetic", "--stream", "--n", "4", "--json"]) == 0
+    assert cli.main(["eval", "synthetic", "--stream", "--n", "4", "--set", "network.mode=off", "--json"]) == 0
     result = last_json(capsys)
     single, none = result["single"]["keypoint_fit"], result["interacting"]["keypoint_fit"]
     assert result["n"] == 4 and single["recall"] == pytest.approx(7 / 8) and none["recall"] is None

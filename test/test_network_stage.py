@@ -19,13 +19,11 @@ from a2p_ros.detection.tracking import HandTracker
 from a2p_ros.errors import DeviceError
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.hand import hand_length
-from a2p_ros.measuring import HybridMeasuring, overlapping
 from a2p_ros.network.regressed_pose import RegressedPose
 from a2p_ros.network.stage import NetworkStage
 from a2p_ros.placement import place
 from a2p_ros.regions import hand_rotation, hand_square
-from a2p_ros.timing import StageClock
-from a2p_ros.types import Box, Detection, HandKeypoints, Pair, Side
+from a2p_ros.types import Box, Detection, Pair, Side
 
 PLAIN = CameraModel.assume(640, 480, 1.2)
 LENS = CameraModel.from_calibration(
@@ -319,63 +317,6 @@ def test_a_pose_that_contradicts_the_keypoints_or_the_side_is_rejected() -> None
     fitted = KeypointFit(MODELS)(Pair(found.left, wrong), PLAIN).right
     assert fitted is not None
     assert np.linalg.norm(fitted.joints - (hands[1].joints - hands[1].wrist), axis=1).mean() < 0.006
-
-
-def test_the_hybrid_asks_the_network_for_hands_that_overlap() -> None:
-    def regions_at(*xs: float) -> list[Detection]:
-        return [Detection(Box(x, 0, x + 100, 100), 0.9) for x in xs]
-
-    assert overlapping(regions_at(0, 90, 300)) == [True, True, False]
-
-    class Named:
-        def __init__(self, name: str) -> None:
-            self.name, self.calls = name, []
-
-        def __call__(self, image, regions, camera, clock) -> list[HandKeypoints | None]:
-            self.calls.append(len(regions))
-            with clock(self.name):
-                return [(self.name, region.box.x0) for region in regions]
-
-        def apart(self, hands, camera, clock) -> str:
-            return self.name
-
-    landmarks, network = Named("landmarks"), Named("network")
-    hybrid, clock, image = HybridMeasuring(landmarks, network), StageClock(), place_picture(PLAIN)
-    answers = hybrid(image, regions_at(300, 0, 90), PLAIN, clock)
-    assert answers == [("landmarks", 300), ("network", 0), ("network", 90)]
-    assert set(clock.seconds) == {"landmarks", "network"} and hybrid.apart(Pair(None, None), PLAIN, clock) == "network"
-    hybrid(image, regions_at(0, 200), PLAIN, clock)
-    assert (landmarks.calls, network.calls) == ([1, 2], [2]) and hybrid.name == "landmarks|network"
-
-
-def test_both_takes_landmarks_with_the_networks_pose_where_hands_are_apart() -> None:
-    camera = PLAIN
-    found = measured(hands_of(np.random.default_rng(4), camera), camera)[0].right
-    points = dataclasses.replace(found, regressed=None, at_joints=False, keypoints_px=found.keypoints_px + 1)
-
-    class Answers:
-        def __init__(self, name: str, hand: HandKeypoints | None) -> None:
-            self.name, self.hand = name, hand
-
-        def __call__(self, image, regions, camera, clock) -> list[HandKeypoints | None]:
-            return [self.hand] * len(regions)
-
-        def apart(self, hands, camera, clock) -> str:
-            return "apart"
-
-    def answer(landmarks: HandKeypoints | None, network: HandKeypoints | None, *xs: float):
-        both = HybridMeasuring(Answers("l", landmarks), Answers("n", network), both=True)
-        regions = [Detection(Box(x, 0, x + 100, 100), 0.9) for x in xs]
-        hands = both(place_picture(camera), regions, camera, StageClock())
-        return hands, both.apart(Pair(hands[0], hands[-1]), camera, StageClock())
-
-    (left, _), apart = answer(points, found, 0, 300)
-    assert left is not None and apart is None
-    assert left.regressed is found.regressed and left.keypoints_px is points.keypoints_px and not left.at_joints
-    assert answer(points, found, 0, 90) == ([found, found], "apart")
-    assert answer(None, found, 0, 300) == ([found, found], "apart")
-    assert answer(points, None, 0, 300)[0] == [points, points]
-    assert answer(None, None, 0, 300)[0] == [None, None]
 
 
 def test_metric_points_are_not_shrunk() -> None:

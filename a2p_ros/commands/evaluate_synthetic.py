@@ -14,10 +14,8 @@ from a2p_ros.errors import InputError, WeightsError
 if TYPE_CHECKING:
     from a2p_ros.config import PipelineConfig
     from a2p_ros.evaluation.held_out import Method
-    from a2p_ros.evaluation.true_hands import TrueFrame
     from a2p_ros.hand.model import HandModel
     from a2p_ros.measuring import Measuring
-    from a2p_ros.training.synthetic.samples import Frame
     from a2p_ros.types import Pair
 
 #: (heading, key, factor) of the table.
@@ -77,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from a2p_ros.evaluation.held_out import HeldOutEvaluation
     from a2p_ros.hand import load_hand_models
     from a2p_ros.training.synthetic.samples import read_frames
+    from a2p_ros.training.true_frames import true_frame
 
     config = common.pipeline_config(args)
     models, drawn_models = load_hand_models(config.device.hand_model), load_hand_models()
@@ -136,28 +135,6 @@ def methods_of(
     return stages, methods, {}
 
 
-def true_frame(frame: Frame, models: Pair[HandModel]) -> TrueFrame:
-    """A frame of the engine as the evaluation takes it."""
-    from a2p_ros.evaluation.true_hands import TrueFrame, TrueHand
-    from a2p_ros.types import Pair, Side
-
-    def made(side: Side) -> TrueHand | None:
-        label = frame.hands[side]
-        if label is None:
-            return None
-        return TrueHand(
-            side=side,
-            joints=label.joints.astype(float),
-            vertices=label.vertices(models[side]).astype(float),
-            keypoints_px=label.keypoints_px.astype(float),
-            box=label.box,
-            visible_share=label.visible_share,
-        )
-
-    hands = Pair(made(Side.LEFT), made(Side.RIGHT))
-    return TrueFrame(frame.image, frame.camera, hands, str(frame.scene.get("kind", "")))
-
-
 def _lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['n']} frames, {result['hands_left_out']} hands hardly seen or small not counted, "
@@ -204,6 +181,7 @@ def _row(name: str, row: dict[str, Any]) -> str:
 
 def _stream(args: argparse.Namespace) -> int:
     from a2p_ros.evaluation.synthetic import SyntheticScore, true_hand_length
+    from a2p_ros.measuring import mode_for
     from a2p_ros.media.sources import open_source
     from a2p_ros.pipeline import TwoHandPipeline
 
@@ -215,7 +193,7 @@ def _stream(args: argparse.Namespace) -> int:
         if args.known_length:
             changes["placement.hand_length"] = true_hand_length(next(iter(source)))
         pipeline = TwoHandPipeline(config.replace_flat(changes))
-        score = SyntheticScore(pipeline, _METHOD_OF_MODE[config.network.mode])
+        score = SyntheticScore(pipeline, _METHOD_OF_MODE[mode_for(config.network, pipeline.hand_models.right.name)])
         begin = time.perf_counter()
         for frame in common.progress(islice(source, args.n), total=args.n):
             score.add(frame, pipeline(frame.image, frame.camera, frame.stamp))

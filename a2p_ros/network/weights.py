@@ -104,7 +104,7 @@ def find(folder: Path | str, hand_model: str) -> NetworkFiles:
         if shipped is None:
             raise WeightsError(
                 f"no weights of the network ship for hand model {hand_model!r}, and `a2p train fae` makes them for the "
-                "open hand; set network.mode to off, or leave device.hand_model empty"
+                "open hand; set network.mode to auto or off, or leave device.hand_model empty"
             )
         folder = shipped
     folder = Path(folder).expanduser()
