@@ -53,7 +53,7 @@ def packed(
         if not args.frames:
             _draw(args, places[0][0], count if args.count is None else args.count, size)
         for source, _ in places:
-            _check_seed(source)
+            check_seed(source)
         for source, place in places:
             with common.bar(total=None, unit="shard", what=f"packing {source}") as bar:
                 for count in pack(source, place):
@@ -69,13 +69,16 @@ def scenes_of(folder: Path) -> dict[str, Any]:
     return {name: scene[name] for name in ("seed", "options") if name in scene}
 
 
-def _check_seed(folder: Path) -> None:
-    seed = scenes_of(folder).get("seed", FIRST_SEED)
+def check_seed(folder: Path) -> dict[str, Any]:
+    """What `scenes_of` says; raises ConfigError for frames that are kept for measurement."""
+    scenes = scenes_of(folder)
+    seed = scenes.get("seed", FIRST_SEED)
     if seed < FIRST_SEED:
         raise ConfigError(
             f"{folder}: frames of seed {seed}, and seeds below {FIRST_SEED} are kept for measurement; draw others with "
             f"`a2p synth --seed {FIRST_SEED}`"
         )
+    return scenes
 
 
 def _draw(args: argparse.Namespace, folder: Path, count: int, size: tuple[int, int] | None) -> None:

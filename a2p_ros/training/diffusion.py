@@ -51,7 +51,7 @@ class TrainConfig(Checked):
     joints: float = setting(2.0, "Weight of the joints' error [1/cm].", low=0.0)
     contact: float = setting(1.0, "Weight of the error between touching vertices [1/cm].", low=0.0)
     clean: float = setting(0.12, "Share of each batch whose condition has nothing wrong.", low=0.0, high=1.0)
-    conditions: str = setting("noise,fit", "Sources of conditions that are trained on: noise, fit, or both.")
+    conditions: str = setting("noise,fit", "Sources of conditions that are trained on: some of noise, fit, network.")
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", "Of the network's products; bfloat16 is three times faster on processors and GPUs that have it."
     )
@@ -59,9 +59,10 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wrong = set(self.conditions.split(",")) - {"noise", "fit"}
-        if wrong:
-            raise ConfigError(f"TrainConfig.conditions: expected noise, fit or noise,fit, got {self.conditions!r}")
+        if set(self.conditions.split(",")) - set(SOURCES[1:]):
+            raise ConfigError(
+                f"TrainConfig.conditions: expected some of {','.join(SOURCES[1:])}, got {self.conditions!r}"
+            )
 
 
 class DiffusionTrainer:
@@ -98,7 +99,7 @@ class DiffusionTrainer:
         self.training = training.to(device)
         self.validation = validation.to(device)
         self._clean = (self.training.source == 0).nonzero()[:, 0]
-        self._wrong = [rows for i in (1, 2) if len(rows := (self.training.source == i).nonzero()[:, 0])]
+        self._wrong = [rows for i in range(1, len(SOURCES)) if len(rows := (self.training.source == i).nonzero()[:, 0])]
         self._alpha = CosineSchedule.make()
         torch.manual_seed(config.seed)
         self.denoiser = Denoiser(sizes).to(device)

@@ -35,8 +35,8 @@ from a2p_ros.training.interaction_kinds import ANYWHERE, HELD_OUT, KINDS, MEETIN
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.types import Pair
 
-#: What a condition is: the clean pair itself, a noisy one, an output of the keypoint fit.
-SOURCES = ("clean", "noise", "fit")
+#: What a condition is: the clean pair itself, a noisy one, an output of the keypoint fit, or of the network.
+SOURCES = ("clean", "noise", "fit", "network")
 #: Pairs of vertices that are kept of a contact, and how near they are [m].
 CONTACTS, TOUCHING = 12, 0.004
 TRAINING_KINDS = tuple(kind for kind in KINDS if kind not in HELD_OUT)
@@ -80,6 +80,20 @@ class PairData:
 
     def __getitem__(self, index: Tensor | slice) -> PairData:
         return PairData(*(getattr(self, name)[index] for name in FIELDS))
+
+    @classmethod
+    def empty(cls) -> PairData:
+        """Of no pair."""
+        none = torch.zeros(0)
+        return cls(
+            clean=none.reshape(0, 209),
+            condition=none.reshape(0, 209),
+            place=none.reshape(0, 12),
+            rays=none.reshape(0, 2, 21, 2),
+            confidence=none.reshape(0, 2, 21),
+            contacts=none.long().reshape(0, CONTACTS, 2),
+            source=none.long(),
+        )
 
     @classmethod
     def joined(cls, parts: list[PairData]) -> PairData:
