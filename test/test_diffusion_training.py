@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_training_is_refused(samples: Samples, tmp_path:
 def test_conditions_of_one_kind_can_be_left_out(samples: Samples, tmp_path: Path) -> None:
     only = trainer(samples, tmp_path, steps=1, conditions="fit")
     assert set(only.training.source.tolist()) == {0, 2}
-    with pytest.raises(ConfigError, match="expected some of noise,fit,network, got .blur."):
+    with pytest.raises(ConfigError, match=r"expected some of noise,fit,network, got .blur."):
         TrainConfig(conditions="blur")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 #: Frames that the network is shown, and their seed, which is none of its own training's.
-COUNT, SEED = 24_000, 3000
+COUNT, SEED = 12_000, 3000
 
 
 def add(what: Any) -> None:
@@ -157,7 +157,7 @@ def _with_network(
     workers = args.workers or len(os.sched_getaffinity(0))
     with options.one_at_a_time(args.out):
         if args.frames is None:
-            config = SynthConfig(seed=SEED, width=640, height=480, crop=0, maps=False, pairs=COUNT // 20)
+            config = SynthConfig(seed=SEED, width=640, height=480, crop=0, maps=False, pairs=COUNT // 10)
             shares = {"interacting": 0.6, "crossing": 0.3, "separate": 0.1, "single": 0.0, "none": 0.0}
             config = SynthConfig.of(dataclasses.asdict(config) | shares)
             drawn_frames.draw_shards(config, frames, args.count, workers)
