@@ -233,9 +233,15 @@ def _beside_another(row: int, answers: Sequence[HandKeypoints | None], regions: 
         other is not None
         and there.box.iou(region.box) > 0
         and not same_hand(hand, other)
-        and (not same_place(there, region) or (hand.right > 0.5) != (other.right > 0.5))
+        and (not same_place(there, region) or _is_right(hand) != _is_right(other))
         for there, other in zip(regions, answers, strict=True)
     )
+
+
+def _is_right(hand: HandKeypoints) -> bool:
+    """By what was known of its region, which of a followed hand is all its frames, and what is seen of it."""
+    known = hand.detection.right
+    return known * hand.right > (1 - known) * (1 - hand.right)
 
 
 def merged(landmarks: HandKeypoints | None, network: HandKeypoints | None) -> HandKeypoints | None:

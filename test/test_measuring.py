@@ -133,3 +133,17 @@ def test_auto_is_the_hybrid_where_there_are_weights_and_else_off() -> None:
     assert mode_for(auto, "mano") == "off"
     assert mode_for(NetworkStageConfig(weights="somewhere"), "mano") == "hybrid"
     assert mode_for(NetworkStageConfig(mode="fit"), "mano") == "fit"
+
+
+def test_followed_hands_of_known_sides_are_two_whatever_one_look_says() -> None:
+    """The side of a hand that is hardly seen behind another is what its track says, not a single picture."""
+    network = {0.0: hand_at(0, right=0.3), 10.0: hand_at(10, right=0.1, points=100 - POINTS)}
+    for known, beside in ((1.0, True), (0.66, False)):
+        regions = [region_at(0, right=known), region_at(10, right=1 - known)]
+        hands = {
+            x: dataclasses.replace(hand, detection=region)
+            for (x, hand), region in zip(network.items(), regions, strict=True)
+        }
+        hybrid, landmarks, _ = hybrid_of(at(0, 10), hands)
+        found = hybrid(IMAGE, regions, CAMERA, StageClock())
+        assert all(hand.at_joints is beside for hand in found) and bool(landmarks.asked) is not beside
