@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from a2p_ros.network.stage import NetworkStage
 
 
+#: A region is of a side that is surer than this only where a hand is followed; no detector says so.
+KNOWN = 0.9
+
+
 class Measuring(Protocol):
     """Regions of an image -> the hands in them; ``name`` names the models."""
 
@@ -172,7 +176,8 @@ class HybridMeasuring:
     """The network where it sees two hands whose regions overlap, the landmark model for hands that are apart.
 
     Regions overlap, too, where a detector gives one hand twice because its side is unclear, or takes the cloth beside
-    it for another: what the network finds there is one hand or none, and the landmark model measures it.
+    it for another: what the network finds there is one hand or none, and the landmark model measures it. Two in one
+    place are of two sides.
 
     Which one measured a hand shows in ``HandKeypoints.at_joints``; only a pair that the network measured has a relative
     translation.
@@ -198,7 +203,8 @@ class HybridMeasuring:
             found = self._network(image, [regions[i] for i in rows], camera, clock)
             for i, hand in zip(rows, found, strict=True):
                 answers[i] = hand
-        alone = [i for i, overlaps in enumerate(near) if not (overlaps and _beside_another(i, answers, regions))]
+        together = [overlaps and _beside_another(i, answers, regions) for i, overlaps in enumerate(near)]
+        alone = [i for i, beside in enumerate(together) if not beside]
         if alone:
             found = self._landmarks(image, [regions[i] for i in alone], camera, clock)
             for i, hand in zip(alone, found, strict=True):
@@ -227,21 +233,19 @@ def overlapping(regions: Sequence[Detection]) -> list[bool]:
 
 
 def _beside_another(row: int, answers: Sequence[HandKeypoints | None], regions: Sequence[Detection]) -> bool:
-    """Whether the network found another hand whose region overlaps; two hands in one place are of two sides."""
+    """Whether there is another hand whose region overlaps: followed as one, or found by the network."""
     hand, region = answers[row], regions[row]
-    return hand is not None and any(
-        other is not None
-        and there.box.iou(region.box) > 0
-        and not same_hand(hand, other)
-        and (not same_place(there, region) or _is_right(hand) != _is_right(other))
-        for there, other in zip(regions, answers, strict=True)
-    )
-
-
-def _is_right(hand: HandKeypoints) -> bool:
-    """By what was known of its region, which of a followed hand is all its frames, and what is seen of it."""
-    known = hand.detection.right
-    return known * hand.right > (1 - known) * (1 - hand.right)
+    for other, there in zip(answers, regions, strict=True):
+        if there is region or there.box.iou(region.box) == 0:
+            continue
+        # Two that were followed to here are two, also where one is hidden now: the landmark model would see one twice.
+        if min(there.right, region.right) < 1 - KNOWN and max(there.right, region.right) > KNOWN:
+            return True
+        if hand is None or other is None or same_hand(hand, other):
+            continue
+        if not same_place(there, region) or (hand.right > 0.5) != (other.right > 0.5):
+            return True
+    return False
 
 
 def merged(landmarks: HandKeypoints | None, network: HandKeypoints | None) -> HandKeypoints | None:
