@@ -190,6 +190,7 @@ def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
     assert result["by_hand"]["right"]["wrist_error_mm"] == pytest.approx(30.0)
     assert result["by_hand"]["left"]["wrist_error_mm"] == pytest.approx(0.0, abs=1e-6)
     assert result["by_distance"]["0.4-0.6"]["hands"] == 8 and result["false_hands"] == 1
+    assert result["swaps"] == 0 and result["jump_mm"]["p50"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_source_without_truth_cannot_be_scored(monkeypatch, capsys) -> None:

@@ -265,3 +265,19 @@ def test_shapes_are_within_the_limits():
 
     for name, angles in SHAPES.items():
         assert (angles >= JOINT_LIMITS[..., 0] - 1e-9).all() and (angles <= JOINT_LIMITS[..., 1] + 1e-9).all(), name
+
+
+def test_hands_that_cross_change_places_and_pass_without_contact() -> None:
+    from a2p_ros.rendering.motion import PASSING, ROUNDS, Motion
+
+    apart, crossing = Motion(5), Motion(5, crossing=True)
+    for number in range(ROUNDS):
+        begin, middle = (crossing.loop_seconds / ROUNDS * (number + share) for share in (0.0, 0.5))
+        for side in ("left", "right"):
+            np.testing.assert_allclose(
+                getattr(crossing.at(begin), side).wrist, getattr(apart.at(begin), side).wrist, atol=1e-9
+            )
+        before, crossed = apart.at(middle), crossing.at(middle)
+        assert before.left.wrist[0] > 0 > before.right.wrist[0] and crossed.left.wrist[0] < 0 < crossed.right.wrist[0]
+        behind = crossed.right.wrist[2] - crossed.left.wrist[2]
+        assert behind == pytest.approx(PASSING if number % 2 == 0 else -PASSING)

@@ -36,7 +36,9 @@ def _add_pipeline(kinds: Any) -> None:
         help="the pipeline in this process, stage by stage",
         description="Each frame goes through the pipeline and through MediaPipe; who is first alternates.",
     )
-    parser.add_argument("source", nargs="?", default="synthetic", help="video or synthetic[:SEED] (default: synthetic)")
+    parser.add_argument(
+        "source", nargs="?", default="synthetic", help="video, synthetic[:SEED] or crossing:SEED (default: synthetic)"
+    )
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="frames that are measured")
     parser.add_argument("--warm-up", type=int, default=20, metavar="N", help="frames before those")
     parser.add_argument("--mirror-join", action="store_true", help="put the mirror image beside each frame: two hands")
@@ -53,7 +55,9 @@ def _add_ros(kinds: Any) -> None:
         description="Latency is from the image's stamp to the receipt of its hands in a third process. MediaPipe runs "
         "alone on the same frames before and after.",
     )
-    parser.add_argument("source", nargs="?", default="synthetic", help="video or synthetic[:SEED] (default: synthetic)")
+    parser.add_argument(
+        "source", nargs="?", default="synthetic", help="video, synthetic[:SEED] or crossing:SEED (default: synthetic)"
+    )
     parser.add_argument("--fps", type=float, default=30.0, help="camera frames a second [Hz]")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure")
     parser.add_argument("--no-peer", action="store_true", help="leave MediaPipe out")

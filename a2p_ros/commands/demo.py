@@ -20,7 +20,9 @@ _UNATTENDED = 20.0
 def add_parser(verbs: Any) -> None:
     """Options of ``a2p demo``."""
     parser = verbs.add_parser("demo", help="live hands in a browser", description=__doc__)
-    parser.add_argument("--source", default="synthetic", help="synthetic[:SEED], a video, a folder, or a webcam number")
+    parser.add_argument(
+        "--source", default="synthetic", help="synthetic[:SEED], crossing:SEED, a video, a folder, or a webcam number"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address of the page (default: this machine only)")
     parser.add_argument("--port", type=int, default=8080, help="port of the page; the next free one if it is in use")
     parser.add_argument("--fps", type=float, default=30.0, help="camera frames a second [Hz]")

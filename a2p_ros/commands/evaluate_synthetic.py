@@ -55,6 +55,7 @@ def add(kinds: Any) -> None:
     parser.add_argument("--jitter", type=float, default=0.0, help="let true boxes err by this times what tracking does")
     parser.add_argument("--true-boxes-only", action="store_true", help="leave the detector out")
     parser.add_argument("--stream", action="store_true", help="the moving synthetic camera instead")
+    parser.add_argument("--crossing", action="store_true", help="with --stream: the hands cross, without contact")
     parser.add_argument("--no-smoothing", action="store_true", help="with --stream: switch the temporal filter off")
     parser.add_argument("--known-length", action="store_true", help="with --stream: tell the true length of the hand")
     common.add_json(parser)
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     drawn_frames.check_options(args)
     if not 0 <= args.jitter <= 10:
         raise InputError(f"--jitter: expected 0 to 10, got {args.jitter}")
-    if args.no_smoothing or args.known_length:
-        raise InputError("--no-smoothing and --known-length belong to --stream")
+    if args.no_smoothing or args.known_length or args.crossing:
+        raise InputError("--crossing, --no-smoothing and --known-length belong to --stream")
     from a2p_ros.detection.detector import make_detector
     from a2p_ros.evaluation.held_out import HeldOutEvaluation
     from a2p_ros.hand import load_hand_models
@@ -189,7 +190,7 @@ def _stream(args: argparse.Namespace) -> int:
         raise InputError(f"--n: expected 1 or more, got {args.n}")
     config = common.pipeline_config(args)
     changes: dict[str, Any] = {"smoothing.enabled": False} if args.no_smoothing else {}
-    with open_source(f"synthetic:{args.seed}") as source:
+    with open_source(f"{'crossing' if args.crossing else 'synthetic'}:{args.seed}") as source:
         if args.known_length:
             changes["placement.hand_length"] = true_hand_length(next(iter(source)))
         pipeline = TwoHandPipeline(config.replace_flat(changes))

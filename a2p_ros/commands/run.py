@@ -35,7 +35,8 @@ def add_parser(verbs: Any) -> None:
     """Options of ``a2p run``."""
     parser = verbs.add_parser("run", help="reconstruct hands of a source into files", description=__doc__)
     parser.add_argument(
-        "source", help="image, folder, video, webcam number, rosbag2 folder, .mcap, .db3, or synthetic[:SEED]"
+        "source",
+        help="image, folder, video, webcam number, rosbag2 folder, .mcap, .db3, synthetic[:SEED] or crossing:SEED",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: out/NAME)")
     parser.add_argument("--topic", default="", help="image topic of a bag")

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from a2p_ros.errors import SourceError
 from a2p_ros.evaluation import metrics
@@ -49,6 +50,10 @@ class SyntheticScore:
         self.relative: list[tuple[bool, float]] = []
         self.frames = 0
         self.false_hands = 0
+        #: Hands in the place of the other one, and how far each wrist's error moved from frame to frame [m].
+        self.swaps = 0
+        self.jumps: list[float] = []
+        self._before: dict[Side, Float[np.ndarray, "3"]] = {}
 
     def add(self, frame: Frame, hands: TwoHands) -> None:
         """Count one frame of the synthetic camera."""
@@ -64,10 +69,23 @@ class SyntheticScore:
                 errors = self._errors(hand, true)
             elif hand is not None:
                 self.false_hands += 1
+            self._follow(side, hand, truth)
             self.samples.append(Sample(side, float(np.linalg.norm(true.wrist)), touching, errors))
         if len(found) == 2:
             wrists = found[Side.LEFT].wrist, found[Side.RIGHT].wrist
             self.relative.append((touching, metrics.mrrpe(*wrists, truth.left.wrist, truth.right.wrist)))
+
+    def _follow(self, side: Side, hand: PlacedHand | None, truth: Any) -> None:
+        before = self._before.pop(side, None)
+        if hand is None:
+            return
+        own, other = (
+            np.linalg.norm(hand.keypoints_px - truth[s].keypoints_px, axis=1).mean() for s in (side, side.other)
+        )
+        self.swaps += bool(other < own)
+        error = self._before[side] = hand.wrist - truth[side].wrist
+        if before is not None:
+            self.jumps.append(float(np.linalg.norm(error - before)))
 
     def _errors(self, hand: PlacedHand, true: Any) -> dict[str, float]:
         vertices = self._pipeline.mesh(hand)
@@ -95,6 +113,10 @@ class SyntheticScore:
                 _range(low, high): self._summary(partial(_is_between, low, high)) for low, high in pairwise(DISTANCES)
             },
             "false_hands": self.false_hands,
+            "swaps": self.swaps,
+            "jump_mm": {f"p{q}": 1e3 * float(np.percentile(self.jumps, q)) for q in (50, 95, 99)}
+            if self.jumps
+            else None,
         }
 
     def _summary(self, chosen: Callable[[Sample], bool], interacting: bool | None = None) -> dict[str, Any]:
@@ -123,7 +145,14 @@ class SyntheticScore:
                 cells = "".join(f"{n:{w}.1f}" for n, w in zip(numbers, (8, 8, 7, 8), strict=True))
                 relative = f"{row['mrrpe_mm']:8.1f}" if "mrrpe_mm" in row else ""
                 lines.append(f"{name:<26}{row['hands']:>6}{row['recall']:>8.1%}{cells}{relative}")
-        return [*lines, f"{result['n']} frames, {result['false_hands']} hands where none is"]
+        jumps = result["jump_mm"] or dict.fromkeys(("p50", "p95", "p99"), math.nan)
+        return [
+            *lines,
+            f"{result['n']} frames, {result['false_hands']} hands where none is, "
+            f"{result['swaps']} in the other's place",
+            "change of a wrist's error from frame to frame: "
+            f"p50 {jumps['p50']:.1f}, p95 {jumps['p95']:.1f}, p99 {jumps['p99']:.1f} mm",
+        ]
 
 
 def true_hand_length(frame: Frame) -> float:

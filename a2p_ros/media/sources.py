@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 BAG_SUFFIXES = (".mcap", ".db3")
 KNOWN = (
     f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder of images, a video, a rosbag2 folder or a file "
-    f"({', '.join(BAG_SUFFIXES)}), a webcam number (0), or synthetic[:SEED]"
+    f"({', '.join(BAG_SUFFIXES)}), a webcam number (0), synthetic[:SEED] or crossing:SEED"
 )
 
 
@@ -97,6 +97,8 @@ def open_source(
         raise SourceError(f"fps: expected 0 (the source's own rate) or more, got {fps}")
     if spec == "synthetic" or spec.startswith("synthetic:"):
         return SyntheticSource(_seed(spec), width, height, fps or 30.0, realtime=realtime)
+    if spec.startswith("crossing:"):
+        return SyntheticSource(_seed(spec), width, height, fps or 30.0, realtime=realtime, crossing=True)
     webcam = re.fullmatch(r"(?:/dev/video)?(\d+)", spec)
     if webcam:
         return WebcamSource(int(webcam[1]), width, height, fps)
@@ -223,18 +225,29 @@ class SyntheticSource(Source):
     """Two rendered moving hands, endless, with the truth that was drawn where they are rendered here.
 
     In real time, and without a seed, the packaged clip is played: rendering takes the processor that the hands are
-    to be found with. With a seed the first round is rendered, as fast as the machine can, and then replayed.
+    to be found with. With a seed the first round is rendered, as fast as the machine can, and then replayed. With
+    ``crossing`` the hands pass over each other.
     """
 
-    def __init__(self, seed: int | None, width: int, height: int, fps: float, *, realtime: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int | None,
+        width: int,
+        height: int,
+        fps: float,
+        *,
+        realtime: bool = False,
+        crossing: bool = False,
+    ) -> None:
         from a2p_ros.rendering import ClipCamera, open_synthetic
 
         self._camera: Any
         if realtime and seed is None:
             self._camera = ClipCamera(fps=fps)
         else:
-            self._camera = open_synthetic(seed or 0, width, height, fps, cache=realtime)
-        self.name, self.fps = "synthetic" if seed is None else f"synthetic:{seed}", fps
+            self._camera = open_synthetic(seed or 0, width, height, fps, cache=realtime, crossing=crossing)
+        kind = "crossing" if crossing else "synthetic"
+        self.name, self.fps = kind if seed is None else f"{kind}:{seed}", fps
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self._camera:
@@ -250,7 +263,9 @@ class SyntheticSource(Source):
 def _seed(spec: str) -> int | None:
     _, colon, seed = spec.partition(":")
     if colon and not seed.isdecimal():
-        raise SourceError(f"source {spec!r}: expected synthetic or synthetic:SEED with a whole number, as synthetic:3")
+        raise SourceError(
+            f"source {spec!r}: expected {spec.partition(':')[0]}:SEED with a whole number, as synthetic:3"
+        )
     return int(seed) if colon else None
 
 

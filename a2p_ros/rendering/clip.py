@@ -22,7 +22,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def open_synthetic(
-    seed: int = 0, width: int = 1280, height: int = 720, fps: float = 30.0, *, cache: bool = False
+    seed: int = 0,
+    width: int = 1280,
+    height: int = 720,
+    fps: float = 30.0,
+    *,
+    cache: bool = False,
+    crossing: bool = False,
 ) -> SyntheticCamera | ClipCamera:
     """Two moving hands: a ``SyntheticCamera``, or where EGL is missing the packaged clip.
 
@@ -31,7 +37,7 @@ def open_synthetic(
     from a2p_ros.rendering.synthetic import SyntheticCamera
 
     try:
-        return SyntheticCamera(seed, width, height, fps, cache=cache)
+        return SyntheticCamera(seed, width, height, fps, cache=cache, crossing=crossing)
     except MissingDependencyError as error:
         clip = ClipCamera(fps=fps)
         _LOG.warning(

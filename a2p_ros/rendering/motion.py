@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -56,6 +56,9 @@ SHAPES: dict[str, Float[np.ndarray, "15 3"]] = {
     "four": _shape(_STRAIGHT, _STRAIGHT, _STRAIGHT, _STRAIGHT, _THUMB_ACROSS, 0.8),
 }
 SHAPES["pinch"][0, 2] = -0.21
+#: How often hands that cross do so in a loop, how far beyond the middle their wrists go, and how far apart in depth
+#: they pass [m].
+ROUNDS, BEYOND, PASSING = 3, 0.03, 0.12
 #: What the hands do, one after another; each script is a loop.
 SCRIPTS: tuple[tuple[str, ...], ...] = (
     ("open", "relaxed", "pinch", "relaxed"),
@@ -89,6 +92,8 @@ class Motion:
         distance: nearest and farthest depth of the wrists [m].
         fov: horizontal field of view that the hands stay in [rad].
         aspect: width by height of the image.
+        crossing: the hands go over to each other's side and back, ``ROUNDS`` times a loop, and pass without contact;
+            in every other round the left hand is in front.
 
     Raises ConfigError for a distance or period that makes no sense.
     """
@@ -101,6 +106,7 @@ class Motion:
         distance: tuple[float, float] = (0.50, 0.66),
         fov: float = 1.05,
         aspect: float = 16 / 9,
+        crossing: bool = False,
     ) -> None:
         near, far = distance
         if not 0.2 <= near <= far <= 3.0:
@@ -110,7 +116,7 @@ class Motion:
         self.loop_seconds = loop_seconds
         self._half_width = math.tan(fov / 2)
         self._half_height = self._half_width / aspect
-        self._near, self._far = near, far
+        self._near, self._far, self._crossing = near, far, crossing
         generator = np.random.default_rng([seed, 0x68616E64])
         self._shows_back = seed > 0 and generator.random() < 0.25
         self._hands = Pair(*(_Script(generator, loop_seconds) for _ in range(2)))
@@ -119,7 +125,20 @@ class Motion:
         """Both hands at time ``t`` [s]."""
         right = self._right_hand(self._hands.right, t)
         left = _mirrored(self._right_hand(self._hands.left, t))
-        return Pair(left, right)
+        return self._crossed(left, right, t / self.loop_seconds * ROUNDS) if self._crossing else Pair(left, right)
+
+    def _crossed(self, left: HandState, right: HandState, rounds: float) -> Pair[HandState]:
+        share = (1 - math.cos(2 * math.pi * rounds)) / 2
+        front = -1.0 if math.floor(rounds) % 2 == 0 else 1.0
+        depth = (left.wrist[2] + right.wrist[2]) / 2
+
+        def moved(state: HandState, before: float) -> HandState:
+            x, y, z = state.wrist
+            beyond = -math.copysign(BEYOND, x)
+            wrist = np.array([x + share * (beyond - x), y, z + share * (depth + before * PASSING / 2 - z)])
+            return replace(state, wrist=wrist)
+
+        return Pair(moved(left, front), moved(right, -front))
 
     def _right_hand(self, script: _Script, t: float) -> HandState:
         """A right hand in the left half of the image, as of a person who faces the camera."""

@@ -46,6 +46,7 @@ class SyntheticCamera:
         cache: keep the pictures of the first round (JPEG, about 60 MB at 720p) and replay them, so that a
             demonstration leaves the processor to the pipeline. All rounds then show the JPEG.
         samples: anti-aliasing samples a pixel; 0 is about twice as fast and has jagged edges.
+        crossing: the hands cross, see ``Motion``.
 
     Raises MissingDependencyError when there is no EGL driver; see ``open_synthetic`` for the way round.
     """
@@ -63,6 +64,7 @@ class SyntheticCamera:
         noise: float = 1.8,
         cache: bool = False,
         samples: int = 4,
+        crossing: bool = False,
     ) -> None:
         if not 0 < fps <= 1000:
             raise ConfigError(f"fps: expected more than 0 and at most 1000 Hz, got {fps}")
@@ -73,7 +75,12 @@ class SyntheticCamera:
         self.camera = CameraModel(width, height, assumed.fx, assumed.fy, assumed.cx, assumed.cy)
         self.loop_frames = max(2, round(loop_seconds * fps))
         self.motion = Motion(
-            seed, loop_seconds=self.loop_frames / fps, distance=distance, fov=fov, aspect=width / height
+            seed,
+            loop_seconds=self.loop_frames / fps,
+            distance=distance,
+            fov=fov,
+            aspect=width / height,
+            crossing=crossing,
         )
         self.models = load_hand_models()
         generator = np.random.default_rng([seed, 0x736B696E])

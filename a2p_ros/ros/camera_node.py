@@ -40,7 +40,8 @@ class CameraConfig(Checked):
     source: str = setting(
         "synthetic",
         "What is published: a video, a folder of pictures, a bag, a webcam number, synthetic (the packaged clip of two "
-        "rendered hands, 640 x 480) or synthetic:SEED (rendered here: the first round as fast as the machine can).",
+        "rendered hands, 640 x 480), synthetic:SEED (rendered here: the first round as fast as the machine "
+        "can) or crossing:SEED (hands that cross).",
     )
     source_topic: str = setting("", "Image topic of a bag that holds several.")
     fps: float = setting(0.0, "Frames a second [Hz]; 0 = the source's own rate.", low=0.0, high=1000.0)
