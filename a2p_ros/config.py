@@ -149,6 +149,14 @@ class NetworkStageConfig(Checked):
         high=1.0,
         runtime=True,
     )
+    min_overlapping: float = setting(
+        0.5,
+        "In modes hybrid and both, the same of two hands that overlap, new or followed: below it a hand is so hidden "
+        "that what is said of it may be of the other hand or an arm.",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
     apart_sigma: float = setting(
         0.01,
         "How far the network's relative translation of two hands may err [m], beside keypoints that err by 1 % of a "

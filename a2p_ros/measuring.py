@@ -100,7 +100,7 @@ def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring
     if mode not in ("hybrid", "both"):
         return network
     landmarks = LandmarkMeasuring(LandmarkModel(config.landmarks, config.device))
-    return HybridMeasuring(landmarks, network, both=mode == "both")
+    return HybridMeasuring(landmarks, network, both=mode == "both", least=config.network.min_overlapping)
 
 
 def make_regressor(config: PipelineConfig, models: Pair[HandModel]) -> Regressor:
@@ -186,10 +186,11 @@ class HybridMeasuring:
         landmarks, network: who measures.
         both: the network looks at hands that are apart, too: its pose goes with the landmark model's points, for the
             fit to start from and stay near; where one of the two finds no hand, the other's stands.
+        least: mean confidence of the joints below which one of two hands that overlap is lost.
     """
 
-    def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False) -> None:
-        self._landmarks, self._network, self._both = landmarks, network, both
+    def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False, least: float = 0.5) -> None:
+        self._landmarks, self._network, self._both, self._least = landmarks, network, both, least
         self.name = f"{landmarks.name}{'&' if both else '|'}{network.name}"
 
     def __call__(
@@ -209,7 +210,14 @@ class HybridMeasuring:
             found = self._landmarks(image, [regions[i] for i in alone], camera, clock)
             for i, hand in zip(alone, found, strict=True):
                 answers[i] = merged(hand, answers[i]) if self._both else hand
-        return answers
+        return [
+            None if beside and hand is not None and not self.is_seen(hand) else hand
+            for hand, beside in zip(answers, together, strict=True)
+        ]
+
+    def is_seen(self, hand: HandKeypoints) -> bool:
+        """Whether enough of one of two overlapping hands is seen to take it for one."""
+        return float(hand.confidence.mean()) >= self._least
 
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """The network's relative translation of a pair whose points are its own."""
@@ -218,7 +226,8 @@ class HybridMeasuring:
         return self._network.apart(hands, camera, clock)
 
     def update(self, config: PipelineConfig) -> None:
-        """Take over the thresholds of both."""
+        """Take over the thresholds of both, and ``network.min_overlapping``."""
+        self._least = config.network.min_overlapping
         self._landmarks.update(config)
         self._network.update(config)
 

@@ -58,10 +58,14 @@ class Answers:
 
 
 def hybrid_of(
-    landmarks: dict[float, HandKeypoints | None], network: dict[float, HandKeypoints | None], *, both: bool = False
+    landmarks: dict[float, HandKeypoints | None],
+    network: dict[float, HandKeypoints | None],
+    *,
+    both: bool = False,
+    least: float = 0.5,
 ) -> tuple[HybridMeasuring, Answers, Answers]:
     stages = Answers("landmarks", landmarks), Answers("network", network)
-    return HybridMeasuring(*stages, both=both), *stages
+    return HybridMeasuring(*stages, both=both, least=least), *stages
 
 
 def at(*xs: float, name: str = "landmarks") -> dict[float, HandKeypoints | None]:
@@ -144,3 +148,13 @@ def test_followed_hands_stay_two_whatever_one_picture_shows(seen: HandKeypoints 
         found = hybrid(IMAGE, [region_at(0, right=known), region_at(10, right=1 - known)], CAMERA, StageClock())
         assert (found[0] is network[0] and found[1] is seen) is followed
         assert bool(landmarks.asked) is not followed
+
+
+def test_a_hand_that_is_hidden_too_far_is_lost_and_the_front_one_stays() -> None:
+    hidden = dataclasses.replace(hand_at(10, right=0.1), confidence=np.full(21, 0.4))
+    network = {0.0: hand_at(0), 10.0: hidden}
+    hybrid, *_ = hybrid_of(at(0, 10), network)
+    regions = [region_at(0, right=1.0), region_at(10, right=0.0)]
+    assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [network[0], None]
+    hybrid, *_ = hybrid_of(at(0, 10), network, least=0.35)
+    assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [network[0], hidden]

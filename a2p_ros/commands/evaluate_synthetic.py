@@ -119,7 +119,9 @@ def methods_of(
     from a2p_ros.network.regressed_pose import RegressedPose
 
     stages |= {
-        mode: HybridMeasuring(stages["mediapipe"], stages["network"], both=mode == "both")
+        mode: HybridMeasuring(
+            stages["mediapipe"], stages["network"], both=mode == "both", least=config.network.min_overlapping
+        )
         for mode in ("hybrid", "both")
     }
     regressed = RegressedPose(models, config.fit, config.placement)

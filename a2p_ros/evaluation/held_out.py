@@ -26,7 +26,7 @@ from a2p_ros.evaluation.true_hands import TrueFrame
 from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import hand_mesh
 from a2p_ros.interaction.stage import InteractionStage
-from a2p_ros.measuring import Measuring, Regressor
+from a2p_ros.measuring import HybridMeasuring, Measuring, Regressor
 from a2p_ros.network.stage import is_trusted
 from a2p_ros.placement import place
 from a2p_ros.timing import StageClock
@@ -129,10 +129,9 @@ class HeldOutEvaluation:
         self._stages, self._methods = stages, methods
         self._interaction = InteractionStage(models, config.interaction)
         self._jitter, self._rng = jitter, np.random.default_rng(seed)
+        thresholds = ("min_presence", "min_confidence", "min_overlapping")
         self._lenient = config.replace_flat(
-            dict.fromkeys(
-                ("landmarks.min_presence", "landmarks.min_size", "network.min_presence", "network.min_confidence"), 0.0
-            )
+            dict.fromkeys(("landmarks.min_presence", "landmarks.min_size", *(f"network.{t}" for t in thresholds)), 0.0)
         )
         self.frames = self.left_out = 0
         self.true_boxes, self.detected = Scores.empty(), Scores.empty()
@@ -160,12 +159,15 @@ class HeldOutEvaluation:
             zip(regions, stage(frame.image, list(regions.values()), frame.camera, StageClock()), strict=True)
         )
         hands = Pair(answers.get(Side.LEFT), answers.get(Side.RIGHT))
-        accepted = {side for side, hand in hands.items() if hand is not None and self._present(hand)}
+        stage.update(self._config)
+        accepted = {side for side, hand in hands.items() if hand is not None and self._present(hand, stage)}
         return _Measured(hands, frozenset(accepted), stage.apart(hands, frame.camera, StageClock()))
 
-    def _present(self, hand: HandKeypoints) -> bool:
+    def _present(self, hand: HandKeypoints, stage: Measuring) -> bool:
         if not hand.at_joints:
             return hand.presence >= self._config.landmarks.min_presence
+        if isinstance(stage, HybridMeasuring) and not stage.is_seen(hand):
+            return False
         limits = self._config.network
         return hand.presence >= limits.min_presence and is_trusted(hand, limits.min_confidence)
 
