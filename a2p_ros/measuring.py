@@ -16,7 +16,7 @@ from a2p_ros.detection.regions import same_hand, same_place
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
-from a2p_ros.types import Detection, HandKeypoints, HandPose, Image, Pair
+from a2p_ros.types import Box, Detection, HandKeypoints, HandPose, Image, Pair
 
 if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 #: A region is of a side that is surer than this only where a hand is followed; no detector says so.
 KNOWN = 0.9
+
+
+#: Frames for which a hand stays the network's after it was one of a pair.
+HOLD = 15
 
 
 class Measuring(Protocol):
@@ -47,6 +51,10 @@ class Measuring(Protocol):
 
     def update(self, config: PipelineConfig) -> None:
         """Take over changed thresholds; the next image uses them."""
+        ...
+
+    def reset(self) -> None:
+        """Another stream begins."""
         ...
 
     def report(self) -> dict[str, str]:
@@ -136,6 +144,9 @@ class LandmarkMeasuring:
         """Take over ``landmarks``."""
         self._model.min_presence, self._model.min_size = config.landmarks.min_presence, config.landmarks.min_size
 
+    def reset(self) -> None:
+        """It keeps nothing."""
+
     def report(self) -> dict[str, str]:
         """The landmark model's device."""
         return {"landmarks": f"{self.name} on {self._model.device}"}
@@ -167,6 +178,9 @@ class NetworkMeasuring:
         self._stage.apart_sigma = network.apart_sigma
         self._stage.min_size = config.landmarks.min_size
 
+    def reset(self) -> None:
+        """It keeps nothing."""
+
     def report(self) -> dict[str, str]:
         """The network's device."""
         return {"network": f"{self.name} on {self._stage.device}"}
@@ -177,7 +191,8 @@ class HybridMeasuring:
 
     Regions overlap, too, where a detector gives one hand twice because its side is unclear, or takes the cloth beside
     it for another: what the network finds there is one hand or none, and the landmark model measures it. Two in one
-    place are of two sides.
+    place are of two sides. A hand stays the network's for ``HOLD`` frames where a pair was: with the other one hidden
+    it is alone, and the landmark model, which is told no side, would go over to the other as that comes out.
 
     Which one measured a hand shows in ``HandKeypoints.at_joints``; only a pair that the network measured has a relative
     translation.
@@ -191,20 +206,25 @@ class HybridMeasuring:
 
     def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False, least: float = 0.5) -> None:
         self._landmarks, self._network, self._both, self._least = landmarks, network, both, least
+        self._held: list[tuple[Box, int]] = []
         self.name = f"{landmarks.name}{'&' if both else '|'}{network.name}"
 
     def __call__(
         self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
     ) -> list[HandKeypoints | None]:
         """One entry a region, whoever measured it."""
-        near = overlapping(regions)
+        self._held = [(box, frames - 1) for box, frames in self._held if frames > 1]
+        held = [any(box.iou(region.box) > 0 for box, _ in self._held) for region in regions]
+        near = [overlaps or h for overlaps, h in zip(overlapping(regions), held, strict=True)]
         rows = [i for i, overlaps in enumerate(near) if overlaps or self._both]
         answers: list[HandKeypoints | None] = [None] * len(regions)
         if rows:
             found = self._network(image, [regions[i] for i in rows], camera, clock)
             for i, hand in zip(rows, found, strict=True):
                 answers[i] = hand
-        together = [overlaps and _beside_another(i, answers, regions) for i, overlaps in enumerate(near)]
+        pairs = [overlaps and _beside_another(i, answers, regions) for i, overlaps in enumerate(near)]
+        self._held += [(region.box, HOLD) for region, pair in zip(regions, pairs, strict=True) if pair]
+        together = [pair or (h and hand is not None) for pair, h, hand in zip(pairs, held, answers, strict=True)]
         alone = [i for i, beside in enumerate(together) if not beside]
         if alone:
             found = self._landmarks(image, [regions[i] for i in alone], camera, clock)
@@ -230,6 +250,10 @@ class HybridMeasuring:
         self._least = config.network.min_overlapping
         self._landmarks.update(config)
         self._network.update(config)
+
+    def reset(self) -> None:
+        """Forget where hands overlapped."""
+        self._held = []
 
     def report(self) -> dict[str, str]:
         """The devices of both."""

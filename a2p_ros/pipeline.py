@@ -181,6 +181,7 @@ class TwoHandPipeline:
     def reset(self) -> None:
         """Forget the stream: what follows is another video, camera or time."""
         self.tracker.reset()
+        self.measuring.reset()
         self.regressor.reset()
         self.smoother.reset()
         self.interaction.reset()

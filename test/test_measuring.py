@@ -11,7 +11,7 @@ import pytest
 
 from a2p_ros.camera import CameraModel
 from a2p_ros.config import NetworkStageConfig
-from a2p_ros.measuring import HybridMeasuring, mode_for, overlapping
+from a2p_ros.measuring import HOLD, HybridMeasuring, mode_for, overlapping
 from a2p_ros.timing import StageClock
 from a2p_ros.types import Box, Detection, HandKeypoints, Pair, RegressedHand, Side
 
@@ -82,6 +82,7 @@ def test_the_hybrid_asks_the_network_for_hands_that_overlap() -> None:
     assert set(clock.seconds) == {"landmarks", "network"} and (landmarks.asked, network.asked) == ([[300]], [[0, 90]])
     assert hybrid.apart(Pair(known[0], known[90]), CAMERA, clock) == "network"
     assert hybrid.apart(Pair(seen[0], known[90]), CAMERA, clock) is None
+    hybrid.reset()
     hybrid(IMAGE, [region_at(x) for x in (0, 200)], CAMERA, clock)
     assert (landmarks.asked[1:], network.asked[1:]) == ([[0, 200]], [])
 
@@ -158,3 +159,18 @@ def test_a_hand_that_is_hidden_too_far_is_lost_and_the_front_one_stays() -> None
     assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [network[0], None]
     hybrid, *_ = hybrid_of(at(0, 10), network, least=0.35)
     assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [network[0], hidden]
+
+
+def test_a_hand_whose_other_one_is_hidden_stays_the_networks_for_a_while() -> None:
+    hybrid, _, network = hybrid_of(at(0, 10), at(0, 90, name="network"))
+    pair, left = [region_at(0, right=1.0), region_at(90, right=0.0)], [region_at(10, right=1.0)]
+    hybrid(IMAGE, pair, CAMERA, StageClock())
+    network.hands[10] = hand_at(10)
+    by = []
+    for _ in range(HOLD + 1):
+        (hand,) = hybrid(IMAGE, left, CAMERA, StageClock())
+        by.append("network" if hand.at_joints else "landmarks")
+    assert by == ["network"] * (HOLD - 1) + ["landmarks"] * 2
+    hybrid(IMAGE, pair, CAMERA, StageClock())
+    hybrid.reset()
+    assert not hybrid(IMAGE, left, CAMERA, StageClock())[0].at_joints

@@ -154,6 +154,7 @@ class HeldOutEvaluation:
         self.frames += 1
 
     def _with_true_boxes(self, stage: Measuring, frame: TrueFrame, regions: Mapping[Side, Detection]) -> _Measured:
+        stage.reset()
         stage.update(self._lenient)
         answers = dict(
             zip(regions, stage(frame.image, list(regions.values()), frame.camera, StageClock()), strict=True)
@@ -172,6 +173,7 @@ class HeldOutEvaluation:
         return hand.presence >= limits.min_presence and is_trusted(hand, limits.min_confidence)
 
     def _with_detections(self, stage: Measuring, frame: TrueFrame, detections: list[Detection]) -> _Measured:
+        stage.reset()
         stage.update(self._config)
         tracker = HandTracker.from_config(self._config.detection)
         regions = tracker.regions(frame.image, _Answered(detections))
