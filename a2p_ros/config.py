@@ -127,10 +127,10 @@ class NetworkStageConfig(Checked):
     mode: Literal["auto", "off", "regress", "fit", "hybrid", "both"] = setting(
         "auto",
         "Who measures the hands. auto: hybrid with the network's weights for the hand model, off where none ship "
-        "(MANO); off: MediaPipe's landmark model and the keypoint fit; regress: the A2P network and "
-        "its own pose; fit: the network, its pose refined by the keypoint fit to its joints; hybrid: as fit where the "
-        "boxes of two hands overlap, MediaPipe's landmarks elsewhere; both: as hybrid, and where the landmarks are "
-        "fitted the network's pose is their start and what they do not tell.",
+        "(MANO); off: MediaPipe's landmark model and the keypoint fit; regress: the A2P network and its own pose; fit: "
+        "the network, its pose refined by the keypoint fit to its joints; hybrid: the network's points for two hands "
+        "over one another, MediaPipe's landmarks for others, and the keypoint fit; both: as hybrid, and where the "
+        "landmarks are fitted the network's pose is their start and what they do not tell.",
     )
     weights: str = setting("", "Folder with the network's weights; empty = those shipped for the hand model.")
     engine: Literal["auto", "torch", "onnx", "int8"] = setting(
@@ -151,8 +151,8 @@ class NetworkStageConfig(Checked):
     )
     min_overlapping: float = setting(
         0.5,
-        "In modes hybrid and both, the same of two hands that overlap, new or followed: below it a hand is so hidden "
-        "that what is said of it may be of the other hand or an arm.",
+        "In modes hybrid and both, one of two overlapping hands, new or followed, is lost where the network expects a "
+        "smaller share of its joints where it puts them: what it says may be of the other hand or an arm.",
         low=0.0,
         high=1.0,
         runtime=True,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from a2p_ros.network.stage import NetworkStage
 
 
-#: A region is of a side that is surer than this only where a hand is followed; no detector says so.
-KNOWN = 0.9
+#: A region is of a side that is surer than this only where a hand is followed; no detector's word is taken so far.
+KNOWN = 0.98
 
 
 #: Frames for which a hand stays the network's after it was one of a pair.
@@ -213,7 +213,7 @@ class HybridMeasuring:
         self, image: Image, regions: list[Detection], camera: CameraModel, clock: StageClock
     ) -> list[HandKeypoints | None]:
         """One entry a region, whoever measured it."""
-        self._held = [(box, frames - 1) for box, frames in self._held if frames > 1]
+        self._held = [(box, frames - 1) for box, frames in self._held if frames > 0]
         held = [any(box.iou(region.box) > 0 for box, _ in self._held) for region in regions]
         near = [overlaps or h for overlaps, h in zip(overlapping(regions), held, strict=True)]
         rows = [i for i, overlaps in enumerate(near) if overlaps or self._both]
@@ -224,12 +224,16 @@ class HybridMeasuring:
                 answers[i] = hand
         pairs = [overlaps and _beside_another(i, answers, regions) for i, overlaps in enumerate(near)]
         self._held += [(region.box, HOLD) for region, pair in zip(regions, pairs, strict=True) if pair]
-        together = [pair or (h and hand is not None) for pair, h, hand in zip(pairs, held, answers, strict=True)]
+        together = [
+            pair or (h and hand is not None and self.is_seen(hand))
+            for pair, h, hand in zip(pairs, held, answers, strict=True)
+        ]
         alone = [i for i, beside in enumerate(together) if not beside]
         if alone:
             found = self._landmarks(image, [regions[i] for i in alone], camera, clock)
             for i, hand in zip(alone, found, strict=True):
-                answers[i] = merged(hand, answers[i]) if self._both else hand
+                # Where regions overlap and there is no pair, the network alone is not believed.
+                answers[i] = merged(hand, answers[i]) if self._both and not (near[i] and hand is None) else hand
         return [
             None if beside and hand is not None and not self.is_seen(hand) else hand
             for hand, beside in zip(answers, together, strict=True)
@@ -272,7 +276,8 @@ def _beside_another(row: int, answers: Sequence[HandKeypoints | None], regions: 
         if there is region or there.box.iou(region.box) == 0:
             continue
         # Two that were followed to here are two, also where one is hidden now: the landmark model would see one twice.
-        if min(there.right, region.right) < 1 - KNOWN and max(there.right, region.right) > KNOWN:
+        known = min(there.right, region.right) < 1 - KNOWN and max(there.right, region.right) > KNOWN
+        if known and (hand is not None or other is not None):
             return True
         if hand is None or other is None or same_hand(hand, other):
             continue

@@ -96,12 +96,15 @@ def test_the_hybrid_asks_the_network_for_hands_that_overlap() -> None:
         pytest.param({}, id="no hand"),
     ],
 )
-def test_one_hand_that_was_detected_twice_is_alone(network: dict[float, HandKeypoints | None]) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_one_hand_that_was_detected_twice_is_alone(network: dict[float, HandKeypoints | None], both: bool) -> None:
     """Or a thing that the network takes for a hand: the landmark model has the last word where there are no two."""
     seen = {0.0: hand_at(0, name="landmarks"), 10.0: None}
-    hybrid, landmarks, _ = hybrid_of(seen, network)
+    hybrid, landmarks, _ = hybrid_of(seen, network, both=both)
     regions = [region_at(0, right=0.66), region_at(10, right=0.34)]
-    assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [seen[0], None] and landmarks.asked == [[0, 10]]
+    first, second = hybrid(IMAGE, regions, CAMERA, StageClock())
+    assert first is not None and first.keypoints_px is seen[0].keypoints_px and second is None
+    assert landmarks.asked == [[0, 10]]
 
 
 def test_two_hands_in_one_place_are_the_networks() -> None:
@@ -151,6 +154,13 @@ def test_followed_hands_stay_two_whatever_one_picture_shows(seen: HandKeypoints 
         assert bool(landmarks.asked) is not followed
 
 
+def test_followed_hands_that_the_network_does_not_see_are_the_landmark_models() -> None:
+    seen = at(0, 10)
+    hybrid, *_ = hybrid_of(seen, {})
+    regions = [region_at(0, right=1.0), region_at(10, right=0.0)]
+    assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [seen[0], seen[10]]
+
+
 def test_a_hand_that_is_hidden_too_far_is_lost_and_the_front_one_stays() -> None:
     hidden = dataclasses.replace(hand_at(10, right=0.1), confidence=np.full(21, 0.4))
     network = {0.0: hand_at(0), 10.0: hidden}
@@ -170,7 +180,11 @@ def test_a_hand_whose_other_one_is_hidden_stays_the_networks_for_a_while() -> No
     for _ in range(HOLD + 1):
         (hand,) = hybrid(IMAGE, left, CAMERA, StageClock())
         by.append("network" if hand.at_joints else "landmarks")
-    assert by == ["network"] * (HOLD - 1) + ["landmarks"] * 2
+    assert by == ["network"] * HOLD + ["landmarks"]
+    network.hands[10] = dataclasses.replace(hand_at(10), confidence=np.full(21, 0.4))
+    hybrid(IMAGE, pair, CAMERA, StageClock())
+    assert not hybrid(IMAGE, left, CAMERA, StageClock())[0].at_joints, "one that the network does not trust"
+    network.hands[10] = hand_at(10)
     hybrid(IMAGE, pair, CAMERA, StageClock())
     hybrid.reset()
     assert not hybrid(IMAGE, left, CAMERA, StageClock())[0].at_joints

@@ -10,6 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import scipy.spatial
 import trimesh
 
 from a2p_ros.camera import CameraModel
@@ -267,17 +268,23 @@ def test_shapes_are_within_the_limits():
         assert (angles >= JOINT_LIMITS[..., 0] - 1e-9).all() and (angles <= JOINT_LIMITS[..., 1] + 1e-9).all(), name
 
 
-def test_hands_that_cross_change_places_and_pass_without_contact() -> None:
-    from a2p_ros.rendering.motion import PASSING, ROUNDS, Motion
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_hands_that_cross_change_places_and_pass_without_contact(seed: int) -> None:
+    from a2p_ros.rendering.motion import PASSING, ROUNDS
+    from a2p_ros.rendering.synthetic import SyntheticCamera
 
-    apart, crossing = Motion(5), Motion(5, crossing=True)
-    for number in range(ROUNDS):
-        begin, middle = (crossing.loop_seconds / ROUNDS * (number + share) for share in (0.0, 0.5))
-        for side in ("left", "right"):
-            np.testing.assert_allclose(
-                getattr(crossing.at(begin), side).wrist, getattr(apart.at(begin), side).wrist, atol=1e-9
-            )
-        before, crossed = apart.at(middle), crossing.at(middle)
-        assert before.left.wrist[0] > 0 > before.right.wrist[0] and crossed.left.wrist[0] < 0 < crossed.right.wrist[0]
-        behind = crossed.right.wrist[2] - crossed.left.wrist[2]
-        assert behind == pytest.approx(PASSING if number % 2 == 0 else -PASSING)
+    with SyntheticCamera(seed, 160, 120, crossing=True) as crossing, SyntheticCamera(seed, 160, 120) as apart:
+        length = crossing.loop_frames // ROUNDS
+        for number in range(ROUNDS):
+            begin, middle = number * length, number * length + length // 2
+            for side, hand in crossing.truth(begin).items():
+                np.testing.assert_allclose(hand.wrist, apart.truth(begin)[side].wrist, atol=1e-6)
+            before, crossed = apart.truth(middle), crossing.truth(middle)
+            assert before.left.wrist[0] > 0 > before.right.wrist[0]
+            assert crossed.left.wrist[0] < 0 < crossed.right.wrist[0]
+            behind = crossed.right.wrist[2] - crossed.left.wrist[2]
+            assert behind == pytest.approx(PASSING if number % 2 == 0 else -PASSING, abs=0.01)
+        for index in range(0, crossing.loop_frames, 4):
+            hands = crossing.truth(index)
+            nearest = scipy.spatial.cKDTree(hands.left.vertices).query(hands.right.vertices)[0].min()
+            assert nearest > 0.004, f"frame {index}"

@@ -59,7 +59,12 @@ def run(args: argparse.Namespace) -> int:
     config = common.pipeline_config(args)
     with open_source(args.source, topic=args.topic) as source:
         limit = args.frames
-        if limit is None and source.length is None and not source.live and args.source.startswith("synthetic"):
+        if (
+            limit is None
+            and source.length is None
+            and not source.live
+            and args.source.startswith(("synthetic", "crossing:"))
+        ):
             limit = _ENDLESS
         total = min((n for n in (limit, source.length) if n is not None), default=None)
         folder = args.out or Path("out") / default_name(args.source)

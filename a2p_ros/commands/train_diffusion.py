@@ -85,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
         DataConfig(), args, shards="shards", anywhere="anywhere", meeting="meeting", tries="tries", seed="data_seed"
     )
     models = load_hand_models(args.hand_model)
+    with_network = "network" in train.conditions.split(",")
+    if with_network:
+        _check_network(args)
     folder = args.data or args.out / "data"
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if first:
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{folder}: make the data with one process before training with several")
     training, validation, kinds = read_data(data_config, folder)
     network: dict[str, Any] = {}
-    if "network" in train.conditions.split(","):
+    if with_network:
         training, validation, network = _with_network(args, training, validation)
     for source in args.dataset:
         training = PairData.joined([training, annotated_data(data_config, source, models)])
@@ -141,6 +144,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_network(args: argparse.Namespace) -> None:
+    """Say what is wrong with the options of the network's conditions before hours of work.
+
+    Raises ConfigError for a hand model that is not drawn or a network that learnt from the frames' seed, WeightsError
+    for a network that is not there.
+    """
+    from a2p_ros.hand import load_hand_models
+    from a2p_ros.network.weights import find
+
+    drawn = load_hand_models().right.name
+    if load_hand_models(args.hand_model).right.name != drawn:
+        raise ConfigError(
+            f"--conditions network: the frames are drawn with {drawn!r}; leave --hand-model or network out"
+        )
+    files = find(args.network, drawn)
+    scene = {"seed": SEED} if args.frames is None else training_frames.check_seed(args.frames)
+    if scene in files.card.get("data", {}).get("scenes", []):
+        raise ConfigError(
+            f"{args.frames or 'drawn frames'}: the network {files.name} learnt from frames of this seed "
+            f"({scene.get('seed')}), on which it is better than on any other; draw others with `a2p synth --seed`"
+        )
+
+
 def _with_network(
     args: argparse.Namespace, training: PairData, validation: PairData
 ) -> tuple[PairData, PairData, dict[str, Any]]:
@@ -152,7 +178,6 @@ def _with_network(
     from a2p_ros.training.synthetic.config import SynthConfig
     from a2p_ros.training.synthetic.samples import shard_paths
 
-    files = find(args.network, load_hand_models(args.hand_model).right.name)
     frames, folder = args.frames or args.out / "frames", args.out / "network"
     workers = args.workers or len(os.sched_getaffinity(0))
     with options.one_at_a_time(args.out):
@@ -161,21 +186,23 @@ def _with_network(
             shares = {"interacting": 0.6, "crossing": 0.3, "separate": 0.1, "single": 0.0, "none": 0.0}
             config = SynthConfig.of(dataclasses.asdict(config) | shares)
             drawn_frames.draw_shards(config, frames, args.count, workers)
-        scene = training_frames.check_seed(frames)
-        if scene in files.card.get("data", {}).get("scenes", []):
-            raise ConfigError(
-                f"{frames}: the network {files.name} learnt from frames of this seed ({scene.get('seed')}), on which "
-                "it is better than on any other; draw others with `a2p synth --seed`"
-            )
         shards = shard_paths(frames)
         with common.bar(total=len(shards), unit="shard", what="network") as bar:
             for count in make_network_data(shards, folder, args.network, workers):
                 bar.update(count - bar.n)
     more = read_network_data(folder, len(shards))
     if len(more[0]) == 0:
-        raise ConfigError(f"{frames}: in none of its frames did the network see hands that penetrate; draw more frames")
+        raise ConfigError(
+            f"{frames}: no conditions to train on in {len(shards)} shards, of which every 19th from the first on is "
+            "for validation; draw more frames"
+        )
     training, validation = (PairData.joined([a, b]) for a, b in zip((training, validation), more, strict=True))
-    return training, validation, {"network": {"name": files.name, "scenes": scene, "conditions": len(more[0])}}
+    about = {
+        "name": find(args.network, load_hand_models().right.name).name,
+        "scenes": training_frames.scenes_of(frames),
+        "conditions": len(more[0]),
+    }
+    return training, validation, {"network": about}
 
 
 def _summary(record: dict[str, Any]) -> str:

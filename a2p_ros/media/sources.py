@@ -260,12 +260,13 @@ class SyntheticSource(Source):
             close()
 
 
+_DRAWN = "synthetic or synthetic:SEED or crossing:SEED"
+
+
 def _seed(spec: str) -> int | None:
-    _, colon, seed = spec.partition(":")
+    kind, colon, seed = spec.partition(":")
     if colon and not seed.isdecimal():
-        raise SourceError(
-            f"source {spec!r}: expected {spec.partition(':')[0]}:SEED with a whole number, as synthetic:3"
-        )
+        raise SourceError(f"source {spec!r}: expected {_DRAWN} with a whole number, as {kind}:3")
     return int(seed) if colon else None
 
 

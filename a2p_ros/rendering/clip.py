@@ -32,13 +32,16 @@ def open_synthetic(
 ) -> SyntheticCamera | ClipCamera:
     """Two moving hands: a ``SyntheticCamera``, or where EGL is missing the packaged clip.
 
-    The clip has its own size and seed and no truth; that it is used is logged as a warning with the reason.
+    The clip has its own size and seed and no truth; that it is used is logged as a warning with the reason. Its hands
+    do not cross: with ``crossing`` MissingDependencyError stands.
     """
     from a2p_ros.rendering.synthetic import SyntheticCamera
 
     try:
         return SyntheticCamera(seed, width, height, fps, cache=cache, crossing=crossing)
     except MissingDependencyError as error:
+        if crossing:
+            raise
         clip = ClipCamera(fps=fps)
         _LOG.warning(
             "playing the packaged clip (%d x %d, without truth) in place of synthetic:%d at %d x %d: %s",

@@ -58,7 +58,7 @@ SHAPES: dict[str, Float[np.ndarray, "15 3"]] = {
 SHAPES["pinch"][0, 2] = -0.21
 #: How often hands that cross do so in a loop, how far beyond the middle their wrists go, and how far apart in depth
 #: they pass [m].
-ROUNDS, BEYOND, PASSING = 3, 0.03, 0.12
+ROUNDS, BEYOND, PASSING = 4, 0.03, 0.16
 #: What the hands do, one after another; each script is a loop.
 SCRIPTS: tuple[tuple[str, ...], ...] = (
     ("open", "relaxed", "pinch", "relaxed"),
@@ -129,13 +129,14 @@ class Motion:
 
     def _crossed(self, left: HandState, right: HandState, rounds: float) -> Pair[HandState]:
         share = (1 - math.cos(2 * math.pi * rounds)) / 2
+        early = 1 - (1 - share) ** 4  # one before the other before they meet
         front = -1.0 if math.floor(rounds) % 2 == 0 else 1.0
         depth = (left.wrist[2] + right.wrist[2]) / 2
 
         def moved(state: HandState, before: float) -> HandState:
             x, y, z = state.wrist
             beyond = -math.copysign(BEYOND, x)
-            wrist = np.array([x + share * (beyond - x), y, z + share * (depth + before * PASSING / 2 - z)])
+            wrist = np.array([x + share * (beyond - x), y, z + early * (depth + before * PASSING / 2 - z)])
             return replace(state, wrist=wrist)
 
         return Pair(moved(left, front), moved(right, -front))

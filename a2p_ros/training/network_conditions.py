@@ -2,7 +2,9 @@
 
 The way of A2P section 3.3, whose conditions are the first stage's outputs. A network is better on frames that it
 learnt from than it ever is again, so they come of a seed of their own. Pairs of the kinds that the evaluation of the
-repair holds out are left out here, too.
+repair holds out are left out here, too. Hands that the pipeline would not take, as the network hardly trusts them, are
+conditions all the same: there is more to learn from them. Shards share a pool of clean pairs, so what is kept for
+validation is of pairs that training saw from other sides.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class NetworkConditions:
     """
 
     def __init__(self, models: Pair[HandModel], config: PipelineConfig) -> None:
-        self._models, self._config = models, config
+        self._models = models
         self._measuring = make_measuring(config.replace_flat({"network.mode": "regress"}), models)
         self._regressors = [make_regressor(config.replace_flat({"network.mode": m}), models) for m in REGRESSORS]
         self._generator = InteractionGenerator(models)
@@ -107,7 +109,8 @@ def make_network_data(shards: Sequence[Path], folder: Path, weights: str, worker
 
     folder.mkdir(parents=True, exist_ok=True)
     network = find(weights, load_hand_models().right.name).card["sha256"]
-    recipe = {"network": network, "frames": [path.name for path in shards], "jitter": JITTER}
+    sizes = {path.name: path.stat().st_size for path in shards}
+    recipe = {"network": network, "frames": sizes, "jitter": JITTER}
     note = folder / "recipe.json"
     if note.exists() and json.loads(note.read_text()) != recipe:
         raise ConfigError(
