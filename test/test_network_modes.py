@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from a2p_ros.camera import CameraModel
 from a2p_ros.config import NetworkStageConfig, PipelineConfig
 from a2p_ros.detection import tflite
 from a2p_ros.errors import ConfigError, WeightsError
+from a2p_ros.hand import load_hand_models
 from a2p_ros.network.config import LITE
 from a2p_ros.network.model import A2PNetwork
 from a2p_ros.network.weights import save
@@ -176,3 +178,28 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     config = PipelineConfig(network=NetworkStageConfig(mode="fit", weights=str(tmp_path / "nowhere")))
     with pytest.raises(WeightsError, match="nowhere"):
         TwoHandPipeline(config)
+
+
+def test_the_default_measures_overlapping_hands_with_the_network_that_ships() -> None:
+    pipeline = TwoHandPipeline()
+    assert pipeline.model_id.startswith("keypoint_fit+mediapipe_landmarks|a2p_lite")
+    assert {"landmarks", "network"} <= set(pipeline.report())
+
+
+def test_a_hand_model_without_weights_has_the_landmarks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = load_hand_models()
+    other = Pair(*(dataclasses.replace(model, name="other") for _, model in drawn.items()))
+    monkeypatch.setattr("a2p_ros.pipeline.load_hand_models", lambda *_: other)
+    pipeline = TwoHandPipeline()
+    assert pipeline.model_id.startswith("keypoint_fit+mediapipe_landmarks+") and "network" not in pipeline.report()
+
+
+def test_the_threshold_of_overlapping_hands_changes_at_run_time(
+    hands: list[MadeHand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine that knows the truth puts every joint's confidence at 0.9."""
+    pipeline, _ = pipeline_of(hands, "hybrid", monkeypatch)
+    assert pipeline(IMAGE, CAMERA, 0.0).left is not None
+    pipeline.update(pipeline.config.replace_flat({"network.min_overlapping": 0.95}))
+    answer = pipeline(IMAGE, CAMERA, 0.1)
+    assert answer.left is None and answer.right is None
