@@ -15,6 +15,7 @@ from a2p_ros.evaluation.clip import ClipScore, match, mirror_join, places_of
 from a2p_ros.evaluation.landmarks import as_landmarks
 from a2p_ros.evaluation.mediapipe_peer import PeerHand
 from a2p_ros.evaluation.metrics import mpjpe_mcp_scaled, mpjpe_wrist, mrrpe, pa_mpjpe, within
+from a2p_ros.evaluation.synthetic import SyntheticScore
 from a2p_ros.fitting.skeleton import Skeleton, side_arrays
 from a2p_ros.hand import load_hand_models
 from a2p_ros.media.sources import Frame, Source
@@ -149,6 +150,30 @@ def test_metrics_are_invariant_where_their_protocol_says_so() -> None:
     assert mpjpe_wrist(truth + offset * (np.arange(21) > 0)[:, None], truth) == pytest.approx(0.05 * 20 / 21)
     assert mrrpe(truth[0] + offset, truth[1], truth[0], truth[1]) == pytest.approx(0.05)
     assert within(np.zeros((2, 2)), np.array([[3.0, 4.0], [0.0, 5.1]]), 50.0, 0.1).tolist() == [True, False]
+
+
+def test_hands_in_the_other_ones_place_and_jumps_are_counted() -> None:
+    places = {Side.LEFT: -0.15, Side.RIGHT: 0.15}
+    hands = {side: placed_hand(side, (x, 0.0, 0.5))[0] for side, x in places.items()}
+    over_there = placed_hand(Side.RIGHT, (places[Side.LEFT], 0.0, 0.5))[0]
+
+    @dataclasses.dataclass
+    class Truth:
+        joints: np.ndarray
+        wrist: np.ndarray
+        vertices: np.ndarray
+        keypoints_px: np.ndarray
+        box: Box
+
+    truth = Pair(*(Truth(h.joints, h.joints[0], h.joints, h.keypoints_px, h.box) for h in (hands[s] for s in places)))
+    score = SyntheticScore(ScriptedPipeline())
+    for number, right in enumerate([hands[Side.RIGHT]] * 3 + [over_there] + [None] + [hands[Side.RIGHT]] * 2):
+        frame = Frame(np.zeros((720, 1280, 3), np.uint8), number / 30, None, truth)
+        score.add(frame, two_hands(hands[Side.LEFT], right, number / 30))
+    result = score.result()
+    assert result["swaps"] == 1 and result["jump_mm"]["p50"] == pytest.approx(0, abs=1e-6)
+    # From its own place to the other's; the way back, after a frame without it, is none.
+    assert sorted(score.jumps)[-2:] == pytest.approx([0.0, 0.3], abs=1e-6)
 
 
 def test_synthetic_evaluation_of_a_known_error(monkeypatch, capsys) -> None:
