@@ -150,7 +150,7 @@ class NetworkStageConfig(Checked):
         runtime=True,
     )
     min_overlapping: float = setting(
-        0.5,
+        0.4,
         "In modes hybrid and both, one of two overlapping hands, new or followed, is lost where the network expects a "
         "smaller share of its joints where it puts them: what it says may be of the other hand or an arm.",
         low=0.0,

@@ -204,7 +204,7 @@ class HybridMeasuring:
         least: mean confidence of the joints below which one of two hands that overlap is lost.
     """
 
-    def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False, least: float = 0.5) -> None:
+    def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False, least: float = 0.4) -> None:
         self._landmarks, self._network, self._both, self._least = landmarks, network, both, least
         self._held: list[tuple[Box, int]] = []
         self.name = f"{landmarks.name}{'&' if both else '|'}{network.name}"

@@ -62,7 +62,7 @@ def hybrid_of(
     network: dict[float, HandKeypoints | None],
     *,
     both: bool = False,
-    least: float = 0.5,
+    least: float = 0.4,
 ) -> tuple[HybridMeasuring, Answers, Answers]:
     stages = Answers("landmarks", landmarks), Answers("network", network)
     return HybridMeasuring(*stages, both=both, least=least), *stages
@@ -162,12 +162,12 @@ def test_followed_hands_that_the_network_does_not_see_are_the_landmark_models() 
 
 
 def test_a_hand_that_is_hidden_too_far_is_lost_and_the_front_one_stays() -> None:
-    hidden = dataclasses.replace(hand_at(10, right=0.1), confidence=np.full(21, 0.4))
+    hidden = dataclasses.replace(hand_at(10, right=0.1), confidence=np.full(21, 0.38))
     network = {0.0: hand_at(0), 10.0: hidden}
     hybrid, *_ = hybrid_of(at(0, 10), network)
     regions = [region_at(0, right=1.0), region_at(10, right=0.0)]
     assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [network[0], None]
-    hybrid, *_ = hybrid_of(at(0, 10), network, least=0.35)
+    hybrid, *_ = hybrid_of(at(0, 10), network, least=0.3)
     assert hybrid(IMAGE, regions, CAMERA, StageClock()) == [network[0], hidden]
 
 
@@ -181,7 +181,7 @@ def test_a_hand_whose_other_one_is_hidden_stays_the_networks_for_a_while() -> No
         (hand,) = hybrid(IMAGE, left, CAMERA, StageClock())
         by.append("network" if hand.at_joints else "landmarks")
     assert by == ["network"] * HOLD + ["landmarks"]
-    network.hands[10] = dataclasses.replace(hand_at(10), confidence=np.full(21, 0.4))
+    network.hands[10] = dataclasses.replace(hand_at(10), confidence=np.full(21, 0.38))
     hybrid(IMAGE, pair, CAMERA, StageClock())
     assert not hybrid(IMAGE, left, CAMERA, StageClock())[0].at_joints, "one that the network does not trust"
     network.hands[10] = hand_at(10)

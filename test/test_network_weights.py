@@ -165,7 +165,7 @@ def test_a_folder_without_a_card_is_refused(tmp_path) -> None:
 
 def test_without_a_folder_those_that_ship_are_taken(folder, monkeypatch) -> None:
     monkeypatch.setattr(weights, "SHIPPED", folder.parent / "shipped")
-    with pytest.raises(WeightsError, match=r"no weights of the network ship.*network\.mode to off"):
+    with pytest.raises(WeightsError, match=r"no weights of the network ship.*network\.mode to auto or off"):
         weights.load("", OPEN_HAND)
     (folder.parent / "shipped").mkdir()
     folder.rename(folder.parent / "shipped" / OPEN_HAND)
