@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from a2p_ros.hand.model import HandModel
     from a2p_ros.network.stage import NetworkStage
 
-
 #: A region is of a side that is surer than this only where a hand is followed; no detector's word is taken so far.
 KNOWN = 0.98
-
-
 #: Frames for which a hand stays the network's after it was one of a pair.
 HOLD = 15
 
