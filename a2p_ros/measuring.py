@@ -13,6 +13,7 @@ from a2p_ros.camera import CameraModel
 from a2p_ros.config import FitConfig, NetworkStageConfig, PipelineConfig, PlacementConfig
 from a2p_ros.detection.landmarks import LandmarkModel
 from a2p_ros.detection.regions import same_hand, same_place
+from a2p_ros.detection.tracking import MIN_SIDE_PROBABILITY
 from a2p_ros.fitting.keypoint_fit import KeypointFit
 from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from a2p_ros.network.stage import NetworkStage
 
 #: A region is of a side that is surer than this only where a hand is followed; no detector's word is taken so far.
-KNOWN = 0.98
+KNOWN = 1 - MIN_SIDE_PROBABILITY
 #: Frames for which a hand stays the network's after it was one of a pair.
 HOLD = 15
 
@@ -44,6 +45,13 @@ class Measuring(Protocol):
 
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """Where the two hands are to each other, as far as the models say."""
+        ...
+
+    def accepts(self, hand: HandKeypoints, *, overlaps: bool) -> bool:
+        """Whether a hand that was measured with lower thresholds passes those that are set.
+
+        ``overlaps``: it was one of two whose regions overlap.
+        """
         ...
 
     def update(self, config: PipelineConfig) -> None:
@@ -105,7 +113,7 @@ def make_measuring(config: PipelineConfig, models: Pair[HandModel]) -> Measuring
     if mode not in ("hybrid", "both"):
         return network
     landmarks = LandmarkMeasuring(LandmarkModel(config.landmarks, config.device))
-    return HybridMeasuring(landmarks, network, both=mode == "both", least=config.network.min_overlapping)
+    return HybridMeasuring(landmarks, network, config.network, both=mode == "both")
 
 
 def make_regressor(config: PipelineConfig, models: Pair[HandModel]) -> Regressor:
@@ -136,6 +144,10 @@ class LandmarkMeasuring:
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """It does not say."""
         return None
+
+    def accepts(self, hand: HandKeypoints, *, overlaps: bool) -> bool:
+        """By its presence."""
+        return hand.presence >= self._model.min_presence
 
     def update(self, config: PipelineConfig) -> None:
         """Take over ``landmarks``."""
@@ -168,6 +180,10 @@ class NetworkMeasuring:
         with clock("relative"):
             return self._stage.apart(hands, camera)
 
+    def accepts(self, hand: HandKeypoints, *, overlaps: bool) -> bool:
+        """By its presence and its joints' confidence."""
+        return self._stage.accepts(hand)
+
     def update(self, config: PipelineConfig) -> None:
         """Take over ``network`` and ``landmarks.min_size``."""
         network = config.network
@@ -198,11 +214,15 @@ class HybridMeasuring:
         landmarks, network: who measures.
         both: the network looks at hands that are apart, too: its pose goes with the landmark model's points, for the
             fit to start from and stay near; where one of the two finds no hand, the other's stands.
-        least: mean confidence of the joints below which one of two hands that overlap is lost.
+        config: ``min_overlapping``.
     """
 
-    def __init__(self, landmarks: Measuring, network: Measuring, *, both: bool = False, least: float = 0.4) -> None:
-        self._landmarks, self._network, self._both, self._least = landmarks, network, both, least
+    def __init__(
+        self, landmarks: Measuring, network: Measuring, config: NetworkStageConfig, *, both: bool = False
+    ) -> None:
+        self._landmarks, self._network, self._both = landmarks, network, both
+        self._min_overlapping = config.min_overlapping
+        #: Where a hand of a pair was, and for how many frames more that counts.
         self._held: list[tuple[Box, int]] = []
         self.name = f"{landmarks.name}{'&' if both else '|'}{network.name}"
 
@@ -222,7 +242,7 @@ class HybridMeasuring:
         pairs = [overlaps and _beside_another(i, answers, regions) for i, overlaps in enumerate(near)]
         self._held += [(region.box, HOLD) for region, pair in zip(regions, pairs, strict=True) if pair]
         together = [
-            pair or (h and hand is not None and self.is_seen(hand))
+            pair or (h and hand is not None and self._is_seen(hand))
             for pair, h, hand in zip(pairs, held, answers, strict=True)
         ]
         alone = [i for i, beside in enumerate(together) if not beside]
@@ -232,13 +252,13 @@ class HybridMeasuring:
                 # Where regions overlap and there is no pair, the network alone is not believed.
                 answers[i] = merged(hand, answers[i]) if self._both and not (near[i] and hand is None) else hand
         return [
-            None if beside and hand is not None and not self.is_seen(hand) else hand
+            None if beside and hand is not None and not self._is_seen(hand) else hand
             for hand, beside in zip(answers, together, strict=True)
         ]
 
-    def is_seen(self, hand: HandKeypoints) -> bool:
+    def _is_seen(self, hand: HandKeypoints) -> bool:
         """Whether enough of one of two overlapping hands is seen to take it for one."""
-        return float(hand.confidence.mean()) >= self._least
+        return float(hand.confidence.mean()) >= self._min_overlapping
 
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel, clock: StageClock) -> Apart | None:
         """The network's relative translation of a pair whose points are its own."""
@@ -246,9 +266,15 @@ class HybridMeasuring:
             return None
         return self._network.apart(hands, camera, clock)
 
+    def accepts(self, hand: HandKeypoints, *, overlaps: bool) -> bool:
+        """As who measured it; of two that overlap, the network's joints must be trusted."""
+        if not hand.at_joints:
+            return self._landmarks.accepts(hand, overlaps=overlaps)
+        return self._network.accepts(hand, overlaps=overlaps) and (not overlaps or self._is_seen(hand))
+
     def update(self, config: PipelineConfig) -> None:
         """Take over the thresholds of both, and ``network.min_overlapping``."""
-        self._least = config.network.min_overlapping
+        self._min_overlapping = config.network.min_overlapping
         self._landmarks.update(config)
         self._network.update(config)
 

@@ -108,11 +108,21 @@ def bad_sources(folder: Path) -> dict[str, tuple[str, str]]:
         "empty folder": (str(folder / "empty"), "holds no image"),
         "truncated bag": (str(folder / "broken.mcap"), "broken.mcap"),
         "bad seed": ("synthetic:x", "expected synthetic or synthetic:SEED"),
+        "bad seed of crossing hands": ("crossing:x", "with a whole number, as crossing:3"),
     }
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "corrupt video", "corrupt image", "empty folder", "truncated bag", "bad seed"]
+    "kind",
+    [
+        "missing",
+        "corrupt video",
+        "corrupt image",
+        "empty folder",
+        "truncated bag",
+        "bad seed",
+        "bad seed of crossing hands",
+    ],
 )
 def test_a_bad_source_is_one_clear_line_and_exit_code_2(scripted, tmp_path, capsys, kind) -> None:
     source, part = bad_sources(tmp_path)[kind]

@@ -127,7 +127,7 @@ def test_mirrored_data_are_those_of_mirrored_pairs() -> None:
     image = dataclasses.replace(made, truth=truth, condition=truth, observed_px=flipped, weights=swapped[1])
     # The camera's principal point is the middle of its pixels, so the picture's mirror image has the same camera.
     assert made.camera.cx == pytest.approx((made.camera.width - 1) / 2)
-    ours, other = (Samples.of(HANDS, numbers(generator, m, 0)) for m in (made, image))
+    ours, other = (Samples.of(HANDS, numbers(generator, m.truth, m.condition, m.evidence(), 0)) for m in (made, image))
     ours = ours.mirrored()
     assert torch.allclose(ours.clean, other.clean, atol=1e-5)
     assert torch.allclose(ours.fingers, other.fingers, atol=0.05)

@@ -65,7 +65,7 @@ def hybrid_of(
     least: float = 0.4,
 ) -> tuple[HybridMeasuring, Answers, Answers]:
     stages = Answers("landmarks", landmarks), Answers("network", network)
-    return HybridMeasuring(*stages, both=both, least=least), *stages
+    return HybridMeasuring(*stages, NetworkStageConfig(min_overlapping=least), both=both), *stages
 
 
 def at(*xs: float, name: str = "landmarks") -> dict[float, HandKeypoints | None]:

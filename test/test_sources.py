@@ -163,3 +163,10 @@ def test_a_folder_of_damaged_pictures_is_an_error(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(SourceError, match=r"cannot read .*2\.png"):
         list(open_source(str(tmp_path)))
+
+
+@pytest.mark.parametrize("spec", ["synthetic:3", "crossing:3"])
+def test_drawn_hands_have_no_end_and_a_truth(spec: str) -> None:
+    with open_source(spec, width=160, height=120) as source:
+        assert source.endless and source.length is None and not source.live and source.name == spec
+        assert next(iter(source)).truth is not None

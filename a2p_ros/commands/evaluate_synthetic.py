@@ -119,9 +119,7 @@ def methods_of(
     from a2p_ros.network.regressed_pose import RegressedPose
 
     stages |= {
-        mode: HybridMeasuring(
-            stages["mediapipe"], stages["network"], both=mode == "both", least=config.network.min_overlapping
-        )
+        mode: HybridMeasuring(stages["mediapipe"], stages["network"], config.network, both=mode == "both")
         for mode in ("hybrid", "both")
     }
     regressed = RegressedPose(models, config.fit, config.placement)

@@ -58,14 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise SourceError(f"--frames: expected 1 or more, got {args.frames}")
     config = common.pipeline_config(args)
     with open_source(args.source, topic=args.topic) as source:
-        limit = args.frames
-        if (
-            limit is None
-            and source.length is None
-            and not source.live
-            and args.source.startswith(("synthetic", "crossing:"))
-        ):
-            limit = _ENDLESS
+        limit = _ENDLESS if args.frames is None and source.endless else args.frames
         total = min((n for n in (limit, source.length) if n is not None), default=None)
         folder = args.out or Path("out") / default_name(args.source)
         check_apart(args.source, folder)

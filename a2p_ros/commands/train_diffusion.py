@@ -85,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
         DataConfig(), args, shards="shards", anywhere="anywhere", meeting="meeting", tries="tries", seed="data_seed"
     )
     models = load_hand_models(args.hand_model)
-    with_network = "network" in train.conditions.split(",")
-    if with_network:
-        _check_network(args)
+    network = _network(args) if "network" in train.conditions.split(",") else ""
     folder = args.data or args.out / "data"
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if first:
@@ -98,9 +96,10 @@ def run(args: argparse.Namespace) -> int:
     elif not all(shard.path(folder).exists() for shard in shards_of(data_config)):
         raise ConfigError(f"{folder}: make the data with one process before training with several")
     training, validation, kinds = read_data(data_config, folder)
-    network: dict[str, Any] = {}
-    if with_network:
-        training, validation, network = _with_network(args, training, validation)
+    also: dict[str, Any] = {"also": args.dataset}
+    if network:
+        training, validation, about = _with_network(args, training, validation)
+        also["network"] = {"name": network} | about
     for source in args.dataset:
         training = PairData.joined([training, annotated_data(data_config, source, models)])
     with common.bar(total=len(training) + len(validation), unit="sample", what="features") as bar:
@@ -121,9 +120,7 @@ def run(args: argparse.Namespace) -> int:
     card = {
         "name": name,
         "training": dataclasses.asdict(train),
-        "data": dataclasses.asdict(data_config)
-        | {"clean_pairs": kinds, "synthetic": True, "also": args.dataset}
-        | network,
+        "data": dataclasses.asdict(data_config) | {"clean_pairs": kinds, "synthetic": True} | also,
         "samples": len(training),
         **provenance,
         "training_seconds": round(trainer.seconds, 1),
@@ -144,8 +141,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_network(args: argparse.Namespace) -> None:
-    """Say what is wrong with the options of the network's conditions before hours of work.
+def _network(args: argparse.Namespace) -> str:
+    """The name of the network whose conditions are asked for; what is wrong with it shows before hours of work.
 
     Raises ConfigError for a hand model that is not drawn or a network that learnt from the frames' seed, WeightsError
     for a network that is not there.
@@ -165,14 +162,13 @@ def _check_network(args: argparse.Namespace) -> None:
             f"{args.frames or 'drawn frames'}: the network {files.name} learnt from frames of this seed "
             f"({scene.get('seed')}), on which it is better than on any other; draw others with `a2p synth --seed`"
         )
+    return files.name
 
 
 def _with_network(
     args: argparse.Namespace, training: PairData, validation: PairData
 ) -> tuple[PairData, PairData, dict[str, Any]]:
     """The data with the network's conditions, and what the card says of them."""
-    from a2p_ros.hand import load_hand_models
-    from a2p_ros.network.weights import find
     from a2p_ros.training.diffusion_data import PairData
     from a2p_ros.training.network_conditions import make_network_data, read_network_data
     from a2p_ros.training.synthetic.config import SynthConfig
@@ -197,12 +193,7 @@ def _with_network(
             "for validation; draw more frames"
         )
     training, validation = (PairData.joined([a, b]) for a, b in zip((training, validation), more, strict=True))
-    about = {
-        "name": find(args.network, load_hand_models().right.name).name,
-        "scenes": training_frames.scenes_of(frames),
-        "conditions": len(more[0]),
-    }
-    return training, validation, {"network": about}
+    return training, validation, {"scenes": training_frames.scenes_of(frames), "conditions": len(more[0])}
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -26,8 +26,7 @@ from a2p_ros.evaluation.true_hands import TrueFrame
 from a2p_ros.hand.model import HandModel
 from a2p_ros.hand_frames import hand_mesh
 from a2p_ros.interaction.stage import InteractionStage
-from a2p_ros.measuring import HybridMeasuring, Measuring, Regressor, overlapping
-from a2p_ros.network.stage import is_trusted
+from a2p_ros.measuring import Measuring, Regressor, overlapping
 from a2p_ros.placement import place
 from a2p_ros.timing import StageClock
 from a2p_ros.translation import Apart
@@ -161,20 +160,9 @@ class HeldOutEvaluation:
         )
         hands = Pair(answers.get(Side.LEFT), answers.get(Side.RIGHT))
         stage.update(self._config)
-        over_one_another = isinstance(stage, HybridMeasuring) and all(overlapping(list(regions.values())))
-        least = self._config.network.min_overlapping if over_one_another else 0.0
-        accepted = {
-            side
-            for side, hand in hands.items()
-            if hand is not None and self._present(hand) and (not hand.at_joints or hand.confidence.mean() >= least)
-        }
+        overlaps = all(overlapping(list(regions.values())))
+        accepted = {side for side, hand in hands.items() if hand is not None and stage.accepts(hand, overlaps=overlaps)}
         return _Measured(hands, frozenset(accepted), stage.apart(hands, frame.camera, StageClock()))
-
-    def _present(self, hand: HandKeypoints) -> bool:
-        if not hand.at_joints:
-            return hand.presence >= self._config.landmarks.min_presence
-        limits = self._config.network
-        return hand.presence >= limits.min_presence and is_trusted(hand, limits.min_confidence)
 
     def _with_detections(self, stage: Measuring, frame: TrueFrame, detections: list[Detection]) -> _Measured:
         stage.reset()

@@ -57,13 +57,14 @@ class Source(ABC):
     """An iterable of frames that can be closed and, unless ``live``, iterated again from its beginning.
 
     ``fps`` is the rate at which the frames were taken [Hz]; ``length`` is their number, None where it is unknown or
-    endless; ``live`` says that frames come by themselves and are lost when nobody reads.
+    ``endless``; ``live`` says that frames come by themselves and are lost when nobody reads.
     """
 
     name: str = ""
     fps: float = 30.0
     length: int | None = None
     live: bool = False
+    endless: bool = False
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
@@ -228,6 +229,8 @@ class SyntheticSource(Source):
     to be found with. With a seed the first round is rendered, as fast as the machine can, and then replayed. With
     ``crossing`` the hands pass over each other.
     """
+
+    endless = True
 
     def __init__(
         self,

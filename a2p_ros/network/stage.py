@@ -130,6 +130,10 @@ class NetworkStage:
                 best[row] = look.against(against)
         return [self._answer(best.get(row), region, image, camera) for row, region in enumerate(regions)]
 
+    def accepts(self, hand: HandKeypoints) -> bool:
+        """Whether its presence and its joints' mean confidence reach their thresholds."""
+        return hand.presence >= self.min_presence and is_trusted(hand, self.min_confidence)
+
     def apart(self, hands: Pair[HandKeypoints | None], camera: CameraModel) -> Apart | None:
         """Left wrist minus right wrist, camera axes, as a soft constraint; None unless the network measured both."""
         if any(hand is None or hand.regressed is None for _, hand in hands.items()):
@@ -203,9 +207,7 @@ class NetworkStage:
         return region, assumed_right if look.chance >= 0.5 else not assumed_right
 
     def _answer(self, look: _Look | None, region: Detection, image: Image, camera: CameraModel) -> HandKeypoints | None:
-        if look is None or look.hand.presence < self.min_presence or not is_seen(look.hand, image, self.min_size):
-            return None
-        if not is_trusted(look.hand, self.min_confidence):
+        if look is None or not self.accepts(look.hand) or not is_seen(look.hand, image, self.min_size):
             return None
         try:
             points = self._lifted(look.hand, camera)

@@ -11,11 +11,12 @@ import json
 import logging
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,7 @@ from a2p_ros.config import Checked, setting
 from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.hand.model import HandModel
+from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.hand_pairs import HandPairs
 from a2p_ros.interaction.representation import raw, wrists
 from a2p_ros.training.annotations import annotated_pairs
@@ -104,18 +106,20 @@ class PairData:
 FIELDS = tuple(f.name for f in dataclasses.fields(PairData))
 
 
-def numbers(generator: InteractionGenerator, made: Conditions, source: int) -> PairData:
+def numbers(
+    generator: InteractionGenerator, truth: HandPairs, condition: HandPairs, seen: ImageEvidence, source: int
+) -> PairData:
     """What is learnt from conditions and the clean pairs behind them, both in the camera frame."""
-    models, seen = generator.models, made.evidence()
-    place = torch.cat([made.condition.rotations.right[:, 0].flatten(1), wrists(models, made.condition).right], 1)
+    models = generator.models
+    place = torch.cat([condition.rotations.right[:, 0].flatten(1), wrists(models, condition).right], 1)
     return PairData(
-        raw(models, made.truth),
-        raw(models, made.condition),
+        raw(models, truth),
+        raw(models, condition),
         place,
         seen.rays,
         seen.confidence,
-        touching_vertices(generator.vertices(made.truth)),
-        torch.full((len(made),), source),
+        touching_vertices(generator.vertices(truth)),
+        torch.full((len(truth),), source),
     )
 
 
@@ -181,7 +185,9 @@ def conditions_of(
         level = config.least_noise + span * (i + float(torch.rand((), generator=rng))) / config.noisy
         made.append((noise_conditions(generator, clean, rng, level), 1))
     made += [(fit_conditions(generator, clean, rng), 2) for _ in range(config.fitted)]
-    return PairData.joined([numbers(generator, c, source) for c, source in made if len(c)])
+    return PairData.joined(
+        [numbers(generator, c.truth, c.condition, c.evidence(), source) for c, source in made if len(c)]
+    )
 
 
 def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -> Iterator[int]:
@@ -189,25 +195,38 @@ def make_data(config: DataConfig, folder: Path, hand_model: str, workers: int) -
 
     Raises ConfigError when the folder holds data of another configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     recipe = {name: getattr(config, name) for name in ("seed", "tries", "noisy", "fitted", "least_noise", "most_noise")}
     recipe["hand_model"] = load_hand_models(hand_model).left.name
-    note = folder / "recipe.json"
-    if note.exists() and (found := json.loads(note.read_text())) != recipe:
-        raise ConfigError(f"{folder} holds data made as {found}, not as {recipe}; choose another folder, or empty it")
-    note.write_text(json.dumps(recipe))
+    claim(folder, recipe)
     shards = shards_of(config)
     missing = [shard for shard in shards if not shard.path(folder).exists()]
     there = len(shards) - len(missing)
     yield there
     if not missing:
         return
+    for count in in_processes(
+        workers, partial(_prepare, hand_model), [partial(_write, config, folder, s) for s in missing]
+    ):
+        yield there + count
+
+
+def claim(folder: Path, recipe: dict[str, Any]) -> None:
+    """Say in a folder what its shards are made of; raises ConfigError where it holds those of another recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "recipe.json"
+    if note.exists() and (found := json.loads(note.read_text())) != recipe:
+        raise ConfigError(f"{folder} holds data made as {found}, not as {recipe}; choose another folder, or empty it")
+    note.write_text(json.dumps(recipe))
+
+
+def in_processes(workers: int, prepare: Callable[[], None], jobs: list[Callable[[], None]]) -> Iterator[int]:
+    """Run jobs in processes that ``prepare`` themselves, yielding how many are done after each one."""
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(hand_model,)) as pool:
-        for count, done in enumerate(as_completed([pool.submit(_write, config, folder, s) for s in missing]), 1):
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare) as pool:
+        for count, done in enumerate(as_completed([pool.submit(job) for job in jobs]), 1):
             done.result()
-            yield there + count
+            yield count
 
 
 def read_data(config: DataConfig, folder: Path) -> tuple[PairData, PairData, dict[str, int]]:
@@ -216,15 +235,29 @@ def read_data(config: DataConfig, folder: Path) -> tuple[PairData, PairData, dic
     kinds: Counter[str] = Counter()
     for shard in shards_of(config):
         path = shard.path(folder)
-        try:
-            with safe_open(path, framework="pt") as file:
-                data = PairData(*(file.get_tensor(name) for name in FIELDS))
-                kinds.update(json.loads(file.metadata()["kinds"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a shard: {error}; delete it, and it is made anew") from error
+        data, of_shard = load_shard(path)
+        kinds.update(of_shard)
         parts[shard.validation].append(data)
     training, validation = (PairData.joined(p) for p in parts)
     return training, validation, dict(kinds)
+
+
+def save_shard(path: Path, data: PairData, kinds: dict[str, int]) -> None:
+    """Write a shard, which has its name once it is complete; ``kinds`` are the clean pairs of each kind."""
+    unfinished = path.with_suffix(".part")
+    tensors = {name: getattr(data, name).contiguous() for name in FIELDS}
+    save_file(tensors, unfinished, metadata={"kinds": json.dumps(kinds)})
+    unfinished.rename(path)
+
+
+def load_shard(path: Path) -> tuple[PairData, dict[str, int]]:
+    """What `save_shard` wrote; raises InputError for anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            data = PairData(*(file.get_tensor(name) for name in FIELDS))
+            return data, json.loads(file.metadata()["kinds"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a shard: {error}; delete it, and it is made anew") from error
 
 
 def annotated_data(config: DataConfig, source: str, models: Pair[HandModel]) -> PairData:
@@ -248,8 +281,4 @@ def _prepare(hand_model: str) -> None:
 def _write(config: DataConfig, folder: Path, shard: Shard) -> None:
     assert _generator is not None
     data, count = make_shard(config, shard, _generator)
-    path = shard.path(folder)
-    unfinished = path.with_suffix(".part")
-    tensors = {name: getattr(data, name).contiguous() for name in FIELDS}
-    save_file(tensors, unfinished, metadata={"kinds": json.dumps({shard.kind: count})})
-    unfinished.rename(path)
+    save_shard(shard.path(folder), data, {shard.kind: count})

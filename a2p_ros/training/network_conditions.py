@@ -9,31 +9,25 @@ validation is of pairs that training saw from other sides.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from a2p_ros.config import PipelineConfig
-from a2p_ros.errors import ConfigError, InputError
 from a2p_ros.hand import load_hand_models
 from a2p_ros.hand.model import HandModel
 from a2p_ros.interaction.collision import penetration_depths
 from a2p_ros.interaction.evidence import ImageEvidence
 from a2p_ros.interaction.hand_pairs import HandPairs
-from a2p_ros.interaction.representation import raw, wrists
 from a2p_ros.measuring import Regressor, make_measuring, make_regressor
 from a2p_ros.placement import place
 from a2p_ros.timing import StageClock
 from a2p_ros.torch_threads import single_thread
 from a2p_ros.training.conditions import MIN_DEPTH, as_pairs
-from a2p_ros.training.diffusion_data import FIELDS, SOURCES, PairData, touching_vertices
+from a2p_ros.training.diffusion_data import SOURCES, PairData, claim, in_processes, load_shard, numbers, save_shard
 from a2p_ros.training.interaction_kinds import HELD_OUT
 from a2p_ros.training.interactions import InteractionGenerator
 from a2p_ros.training.synthetic.samples import Frame, HandLabel, read_frames
@@ -44,7 +38,6 @@ from a2p_ros.types import HandKeypoints, Pair, Side
 REGRESSORS = ("regress", "hybrid")
 #: How much the regions err, in multiples of what tracking does.
 JITTER = 1.0
-_SOURCE = SOURCES.index("network")
 
 
 class NetworkConditions:
@@ -88,15 +81,7 @@ class NetworkConditions:
         if max(float(d.max()) for _, d in depths.items()) < MIN_DEPTH:
             return PairData.empty()
         seen = ImageEvidence.of_hands(Pair(placed.left, placed.right), frame.camera)
-        return PairData(
-            raw(self._models, truth),
-            raw(self._models, condition),
-            torch.cat([condition.rotations.right[:, 0].flatten(1), wrists(self._models, condition).right], 1),
-            seen.rays,
-            seen.confidence,
-            touching_vertices(self._generator.vertices(truth)),
-            torch.full((1,), _SOURCE),
-        )
+        return numbers(self._generator, truth, condition, seen, SOURCES.index("network"))
 
 
 def make_network_data(shards: Sequence[Path], folder: Path, weights: str, workers: int) -> Iterator[int]:
@@ -107,41 +92,25 @@ def make_network_data(shards: Sequence[Path], folder: Path, weights: str, worker
     """
     from a2p_ros.network.weights import find
 
-    folder.mkdir(parents=True, exist_ok=True)
     network = find(weights, load_hand_models().right.name).card["sha256"]
     sizes = {path.name: path.stat().st_size for path in shards}
-    recipe = {"network": network, "frames": sizes, "jitter": JITTER}
-    note = folder / "recipe.json"
-    if note.exists() and json.loads(note.read_text()) != recipe:
-        raise ConfigError(
-            f"{folder} holds conditions of another network or of other frames; choose another folder, or empty it"
-        )
-    note.write_text(json.dumps(recipe))
+    claim(folder, {"network": network, "frames": sizes, "jitter": JITTER})
     missing = [(number, path) for number, path in enumerate(shards) if not _path(folder, number).exists()]
     there = len(shards) - len(missing)
     yield there
     if not missing:
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(weights,)) as pool:
-        jobs = [pool.submit(_look, path, number, _path(folder, number)) for number, path in missing]
-        for count, done in enumerate(as_completed(jobs), 1):
-            done.result()
-            yield there + count
+    jobs: list[Callable[[], None]] = [partial(_look, path, number, _path(folder, number)) for number, path in missing]
+    for count in in_processes(workers, partial(_prepare, weights), jobs):
+        yield there + count
 
 
 def read_network_data(folder: Path, count: int) -> tuple[PairData, PairData]:
     """Training and validation data of ``count`` shards; every 19th is for validation."""
-    parts: tuple[list[PairData], list[PairData]] = ([], [])
+    parts: tuple[list[PairData], list[PairData]] = ([PairData.empty()], [PairData.empty()])
     for number in range(count):
-        path = _path(folder, number)
-        try:
-            tensors = load_file(path)
-            data = PairData(*(tensors[name] for name in FIELDS))
-        except (OSError, SafetensorError, KeyError) as error:
-            raise InputError(f"{path}: cannot be read as a shard: {error}; delete it, and it is made anew") from error
-        parts[number % 19 == 0].append(data)
-    return PairData.joined(parts[0] or [PairData.empty()]), PairData.joined(parts[1] or [PairData.empty()])
+        parts[number % 19 == 0].append(load_shard(_path(folder, number))[0])
+    return PairData.joined(parts[0]), PairData.joined(parts[1])
 
 
 def _kind(frame: Frame) -> str:
@@ -174,7 +143,4 @@ def _prepare(weights: str) -> None:
 def _look(shard: Path, number: int, path: Path) -> None:
     assert _looker is not None
     rng = np.random.default_rng([number, 19])
-    data = PairData.joined([_looker(frame, rng) for frame in read_frames(shard)])
-    unfinished = path.with_suffix(".part")
-    save_file({name: getattr(data, name).contiguous() for name in FIELDS}, unfinished)
-    unfinished.rename(path)
+    save_shard(path, PairData.joined([_looker(frame, rng) for frame in read_frames(shard)]), {})
